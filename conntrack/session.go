@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import "math"
+
+// Add makes a session of r's identity (addresses, ports, Proto, State, LastSeen, Epoch, Delta, Pool, Attachment, Bits)
+// and returns its Handle, or None if no record is free. The caller has made sure that neither of its tuples is taken
+// and, with Independent, that its external endpoint is that of the mapping, or free.
+func (t *Table) Add(r *Record) Handle {
+	h := t.free
+	if h == None {
+		return None
+	}
+	d := &t.recs[h]
+	t.free = Handle(d.Next)
+	t.used++
+	t.stats.Created++
+	state := r.State
+	*d = *r
+	d.State = Free
+	d.Next, d.Prev = 0, 0
+	d.Bits &^= Head | Replied
+	if t.counts != nil {
+		t.counts[h] = Count{}
+	}
+	t.out.insert(t.outTag(d), h)
+	if d.Bits&Independent != 0 {
+		t.join(h)
+	} else {
+		t.in.insert(t.inTag(d), h)
+	}
+	t.push(&t.unanswered, h)
+	d.State = state
+	t.wheel.place(h, d.LastSeen+t.Timeout(d))
+	return h
+}
+
+func (t *Table) outTag(r *Record) uint32 {
+	return t.OutTag(r.In, r.Rem, uint32(r.InPort)<<16|uint32(r.RemPort), r.Proto)
+}
+
+func (t *Table) inTag(r *Record) uint32 { return t.InTag(r.Ext, r.Rem, r.ExtPort, r.Proto) }
+
+// join puts h into the list of its mapping: behind the Head of its remote address, or else behind the first session.
+func (t *Table) join(h Handle) {
+	d := &t.recs[h]
+	after := t.head(d)
+	if after == None {
+		d.Bits |= Head
+		t.in.insert(t.inTag(d), h)
+		ends, exts := t.endTag(d.In, d.InPort, d.Pool, d.Proto), t.extTag(d.Ext, d.ExtPort, d.Proto)
+		pos, first := t.exts.scan(exts, t.exts.home(exts))
+		for first != None && !t.recs[first].ownsExt(d.Ext, d.ExtPort, d.Proto) {
+			pos, first = t.exts.scan(exts, pos+1)
+		}
+		if first == None {
+			t.ends.insertFirst(ends, h)
+			t.exts.insert(exts, h)
+			t.mappings++
+			return
+		}
+		// Behind the last session to the first one's remote address, to keep those together.
+		after = first
+		for g := Handle(t.recs[after].Next); g != None && t.recs[g].Bits&Head == 0; g = Handle(t.recs[g].Next) {
+			after = g
+		}
+	}
+	next := t.recs[after].Next
+	d.Prev, d.Next = uint32(after), next
+	t.recs[after].Next = uint32(h)
+	if next != 0 {
+		t.recs[next].Prev = uint32(h)
+	}
+}
+
+// head is the Head of d's mapping and remote address.
+func (t *Table) head(d *Record) Handle {
+	tag := t.inTag(d)
+	pos, h := t.in.scan(tag, t.in.home(tag))
+	for h != None {
+		r := &t.recs[h]
+		if r.Ext == d.Ext && r.Rem == d.Rem && r.ExtPort == d.ExtPort && r.Proto == d.Proto && r.Bits&Independent != 0 {
+			return h
+		}
+		pos, h = t.in.scan(tag, pos+1)
+	}
+	return None
+}
+
+// End removes a session that is no longer Alive, and counts why.
+func (t *Table) End(h Handle, now uint32) {
+	r := &t.recs[h]
+	if t.expired(r, now) {
+		t.stats.Expired++
+		t.remove(h, r.LastSeen+t.Timeout(r))
+	} else {
+		t.stats.Cut++
+		t.remove(h, now)
+	}
+}
+
+// CanRecycle reports whether there is a session that never saw an answer, or a port in quarantine.
+func (t *Table) CanRecycle() bool { return t.unanswered.n > 0 || t.quarantine.n > 0 }
+
+// Recycle removes the oldest session that never saw an answer and reports whether there was one.
+func (t *Table) Recycle(now uint32) bool {
+	h := t.unanswered.first
+	if h == None {
+		return false
+	}
+	t.stats.Recycled++
+	t.remove(h, now)
+	if t.recs[h].State == Quarantined { // a record is what was wanted
+		t.bury(h)
+	}
+	return true
+}
+
+// Disinter gives up the port that has been in quarantine for longest, and reports whether there was one.
+func (t *Table) Disinter() bool {
+	h := t.quarantine.first
+	if h == None {
+		return false
+	}
+	t.bury(h)
+	return true
+}
+
+// Buried iterates over the ports in quarantine, the oldest first, as long as yield wants; it must not change the Table.
+func (t *Table) Buried(yield func(h Handle, r *Record) bool) {
+	for h := t.quarantine.first; h != None; {
+		r := &t.recs[h]
+		if !yield(h, r) {
+			return
+		}
+		next, _ := r.listLinks()
+		h = Handle(*next)
+	}
+}
+
+// Bury ends the quarantine of h.
+func (t *Table) Bury(h Handle) { t.bury(h) }
+
+// remove takes h out of all books; its mapping, if it was the last session, is said to have ended at the tick at.
+func (t *Table) remove(h Handle, at uint32) {
+	r := &t.recs[h]
+	t.out.remove(t.outTag(r), h)
+	if r.Bits&Replied == 0 {
+		t.unlist(&t.unanswered, h)
+	}
+	t.wheel.take(h)
+	if r.Bits&Independent == 0 {
+		t.in.remove(t.inTag(r), h)
+		t.released(r, true)
+		t.release(h)
+		return
+	}
+	next, prev := Handle(r.Next), Handle(r.Prev)
+	if r.Bits&Head != 0 {
+		if tag := t.inTag(r); next != None && t.recs[next].Bits&Head == 0 {
+			t.recs[next].Bits |= Head
+			t.in.replace(tag, h, next)
+		} else {
+			t.in.remove(tag, h)
+		}
+	}
+	if next != None {
+		t.recs[next].Prev = uint32(prev)
+	}
+	if prev != None {
+		t.recs[prev].Next = uint32(next)
+		t.released(r, false)
+		t.release(h)
+		return
+	}
+	ends, exts := t.endTag(r.In, r.InPort, r.Pool, r.Proto), t.extTag(r.Ext, r.ExtPort, r.Proto)
+	if next != None {
+		t.ends.replace(ends, h, next)
+		t.exts.replace(exts, h, next)
+		t.released(r, false)
+		t.release(h)
+		return
+	}
+	t.ends.remove(ends, h)
+	t.mappings--
+	waits := t.Timeouts[int(r.Pool)*int(NumStates)+int(Quarantined)] != 0
+	t.released(r, !waits)
+	if !waits {
+		t.exts.remove(exts, h)
+		t.release(h)
+		return
+	}
+	*r = Record{Ext: r.Ext, ExtPort: r.ExtPort, Proto: r.Proto, Pool: r.Pool, State: Quarantined, LastSeen: at}
+	t.push(&t.quarantine, h)
+	t.wheel.place(h, r.LastSeen+t.Timeout(r))
+}
+
+// bury frees a tombstone.
+func (t *Table) bury(h Handle) {
+	r := &t.recs[h]
+	t.exts.remove(t.extTag(r.Ext, r.ExtPort, r.Proto), h)
+	t.unlist(&t.quarantine, h)
+	t.wheel.take(h)
+	t.released(r, true)
+	t.release(h)
+}
+
+func (t *Table) released(r *Record, last bool) {
+	if t.Released != nil {
+		t.Released(r, last)
+	}
+}
+
+func (t *Table) release(h Handle) {
+	t.recs[h] = Record{Next: uint32(t.free)}
+	t.free = h
+	t.used--
+}
+
+// Answered notes the first packet from the side that did not start the session; more than once is harmless. TrackTCP
+// does it by itself.
+func (t *Table) Answered(h Handle) {
+	r := &t.recs[h]
+	if r.Bits&Replied != 0 {
+		return // the words are no longer links
+	}
+	t.unlist(&t.unanswered, h)
+	r.Bits |= Replied
+}
+
+// Hasten must follow a change of State to one with a shorter time-out.
+func (t *Table) Hasten(h Handle) {
+	r := &t.recs[h]
+	t.wheel.take(h)
+	t.wheel.place(h, r.LastSeen+t.Timeout(r))
+}
+
+// listLinks are the words of r that link it in a list: next, prev. They are the tracking words of the direction that
+// has not sent anything.
+func (r *Record) listLinks() (next, prev *uint32) {
+	d := r.replyDir()
+	return &r.End[d], &r.Ack[d]
+}
+
+func (t *Table) push(l *list, h Handle) {
+	next, prev := t.recs[h].listLinks()
+	*next, *prev = 0, uint32(l.last)
+	if l.last != None {
+		n, _ := t.recs[l.last].listLinks()
+		*n = uint32(h)
+	} else {
+		l.first = h
+	}
+	l.last = h
+	l.n++
+}
+
+func (t *Table) unlist(l *list, h Handle) {
+	next, prev := t.recs[h].listLinks()
+	n, p := Handle(*next), Handle(*prev)
+	*next, *prev = 0, 0
+	if p != None {
+		q, _ := t.recs[p].listLinks()
+		*q = uint32(n)
+	} else {
+		l.first = n
+	}
+	if n != None {
+		_, q := t.recs[n].listLinks()
+		*q = uint32(p)
+	} else {
+		l.last = p
+	}
+	l.n--
+}
+
+// Advance moves the Table's time to now and gives back the records of what has ended by then, looking at no more than
+// budget records. It reports whether it got there; if not, what remains is dead all the same. A now that is before the
+// Table's time, by less than 2^24 ticks, does nothing. After more than 2^30 ticks without a call the first one must
+// come before any other use of now, and does all there is to do, whatever the budget.
+func (t *Table) Advance(now uint32, budget int) bool {
+	w := &t.wheel
+	if now-w.now > 1<<30 {
+		budget = math.MaxInt
+	}
+	for {
+		ahead := now - w.now
+		slot, tick, ok := w.next()
+		if ok && ahead >= 1<<32-slack {
+			return true
+		}
+		if !ok || tick-w.now > ahead {
+			w.now = now
+			return true
+		}
+		w.now = tick
+		for h := Handle(w.slots[slot]); h != None; h = Handle(w.slots[slot]) {
+			if budget--; budget < 0 {
+				return false
+			}
+			r := &t.recs[h]
+			deadline := r.LastSeen + t.Timeout(r)
+			switch {
+			case int32(deadline-w.now) > 0:
+				w.take(h)
+				w.place(h, deadline)
+			case r.State == Quarantined:
+				t.bury(h)
+			default:
+				t.stats.Expired++
+				t.remove(h, deadline)
+			}
+		}
+	}
+}
+
+// Due is when Advance has something to do, and whether it ever has.
+func (t *Table) Due() (tick uint32, ok bool) {
+	_, tick, ok = t.wheel.next()
+	return tick, ok
+}
+
+// Reconsider shows the live sessions among n records from the first on to Agrees, and ends those that it refuses. It
+// tells the wheel of time-outs that have become shorter. It returns how many sessions go on, and the record to go on
+// from, None after the last.
+func (t *Table) Reconsider(first Handle, n int, now uint32) (kept int, next Handle) {
+	for h := max(first, 1); h < Handle(len(t.recs)); h++ {
+		if n--; n < 0 {
+			return kept, h
+		}
+		switch r := &t.recs[h]; {
+		case r.State == Free:
+		case r.State == Quarantined:
+			t.Hasten(h)
+		case t.Live(h, now) != None:
+			kept++
+			t.Hasten(h)
+		}
+	}
+	return kept, None
+}
