@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"math/bits"
+
+	"github.com/tidegate/tidegate/conntrack"
+)
+
+// Theory of operation of the port allocator.
+//
+// Which ports are taken is nowhere written down but in the sessions: a port is free for a flow if a lookup finds no
+// session that would share its external tuple. The allocator guesses: it looks at a few random ports (RFC 6056, M-10),
+// which finds one at once as long as less than about half are in use. Where the guesses fail it makes a bitmap of what
+// is free for this external address and destination, by looking at each port once, and keeps it true from then on:
+// every port that it gives out or that a session leaves is marked. So the cost stays flat up to the last port (B-30),
+// and a destination that nobody crowds costs nothing.
+//
+// There can be only so many crowded destinations: each has about half of the ports of an address in sessions. The
+// bitmaps are a pool of that size; the one that was not used for longest gives way.
+//
+// A shard gives out only ports of its own: blocks of two neighbours (so that parity can be kept), dealt in turn.
+
+// guesses is how many random ports are looked at before a bitmap is made: with half of the ports taken, one flow in
+// 2^12 makes one too early, which is harmless.
+const guesses = 12
+
+// span is a range of ports of one shard: place i stands for a port.
+type span struct {
+	lo, hi uint32 // both included
+	base   uint32
+	stride uint32 // ports between two blocks: 2 × shards
+	n      uint32 // places; some at the ends may be outside lo..hi
+}
+
+func newSpan(lo, hi uint32, shard, shards int) span {
+	stride := uint32(2 * shards)
+	base := lo&^(stride-1) + 2*uint32(shard)
+	s := span{lo: lo, hi: hi, base: base, stride: stride}
+	if hi >= base {
+		s.n = 2 * ((hi-base)/stride + 1)
+	}
+	return s
+}
+
+func (s *span) port(i uint32) uint32 { return s.base + i>>1*s.stride + i&1 }
+
+func (s *span) has(port uint32) bool { return port >= s.lo && port <= s.hi }
+
+// place is where port stands; the port must be of this shard.
+func (s *span) place(port uint32) (uint32, bool) {
+	if port < s.base || port > s.hi {
+		return 0, false
+	}
+	d := port - s.base
+	if d%s.stride > 1 {
+		return 0, false
+	}
+	return d/s.stride*2 + d%s.stride, true
+}
+
+// shardOfPort is the shard that gives out a port.
+func (e *Engine) shardOfPort(port uint16) int { return int(port>>1) & (len(e.shards) - 1) }
+
+// want is what a new flow asks of the allocator.
+type want struct {
+	proto        uint8
+	k            int // class
+	pool         *pool
+	poolNumber   uint16
+	in, rem      uint32
+	inPort       uint16
+	remPort      uint16
+	independent  bool
+	span         span
+	onlyParity   bool
+	parityOfPort uint32
+}
+
+// spanOf is the ports that a flow may get.
+func (w *Worker) spanOf(d *pool, k int, inPort uint16, shard int) span {
+	lo, hi := uint32(d.PortMin), uint32(d.PortMax)
+	switch {
+	case k == ClassICMP:
+		lo, hi = 0, 65535
+	case d.PreserveClass && inPort < 1024: // RFC 4787 REQ-3a; below 512 there are too many services
+		lo, hi = 512, 1023
+	case d.PreserveClass:
+		lo = max(lo, 1024)
+	}
+	return newSpan(lo, hi, shard, len(w.e.shards))
+}
+
+// allocate finds an external endpoint, or says that there is none. The shard is the flow's, and held.
+func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool) {
+	addrs := q.pool.addrs
+	if len(addrs) == 0 {
+		return 0, 0, false
+	}
+	for again := false; ; again = true {
+		// M-5: the address of a host is a keyed hash of the host's, so all shards and protocols agree about it.
+		first, n := 0, len(addrs)
+		switch q.pool.Pooling {
+		case Paired:
+			first, n = w.e.pairing(q.in, len(addrs)), 1
+		case PairedSoft:
+			first = w.e.pairing(q.in, len(addrs))
+		case Arbitrary:
+			first = int(sh.below(uint32(len(addrs))))
+		}
+		for i := range n {
+			ext := addrs[(first+i)%len(addrs)]
+			if w.e.destinationFull(q, ext) {
+				continue
+			}
+			if port, ok := w.allocateAt(sh, q, ext); ok {
+				return ext, port, true
+			}
+		}
+		if again {
+			return 0, 0, false
+		}
+		// What is left may have ended without anybody having looked: do that, and give up a port that waits.
+		sh.t.Advance(w.tick, reclaimAtOnce)
+		if q.independent {
+			w.disinter(sh, q, addrs, first, n)
+		}
+	}
+}
+
+// reclaimAtOnce bounds the work of one refused flow.
+const reclaimAtOnce = 1 << 17
+
+// pairing is the place of a host's address in a pool of n (rendezvous hashing is not worth it: a change of the pool
+// moves hosts only with their next mapping).
+func (e *Engine) pairing(in uint32, n int) int {
+	if n == 1 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(in)^e.key[0], e.key[1]|1)
+	hi, _ = bits.Mul64(hi^lo, uint64(n))
+	return int(hi)
+}
+
+// disinter ends the quarantine of the port that has waited longest and that q could use (C-5).
+func (w *Worker) disinter(sh *shard, q *want, addrs []uint32, first, n int) {
+	found := conntrack.None
+	sh.t.Buried(func(h conntrack.Handle, r *conntrack.Record) bool {
+		if r.Proto != q.proto || !q.span.has(uint32(r.ExtPort)) {
+			return true
+		}
+		for i := range n {
+			if addrs[(first+i)%len(addrs)] == r.Ext {
+				found = h
+				return false
+			}
+		}
+		return true
+	})
+	if found != conntrack.None {
+		w.e.unburied.Add(1)
+		sh.t.Bury(found)
+	}
+}
+
+// allocateAt finds a port of one address.
+func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
+	s := &q.span
+	if s.n == 0 {
+		return 0, false
+	}
+	if q.pool.PreservePort && s.has(uint32(q.inPort)) && w.e.shardOfPort(q.inPort) == sh.number && w.isFree(sh, q, ext, uint32(q.inPort)) {
+		sh.crowds.taken(sh, q, ext, uint32(q.inPort))
+		return q.inPort, true
+	}
+	if q.pool.PreserveParity && q.k != ClassICMP {
+		q.onlyParity, q.parityOfPort = true, uint32(q.inPort)&1
+		port, ok := w.search(sh, q, ext)
+		if q.onlyParity = false; ok {
+			return port, true
+		}
+		w.e.parityLost.Add(1)
+	}
+	return w.search(sh, q, ext)
+}
+
+func (w *Worker) search(sh *shard, q *want, ext uint32) (uint16, bool) {
+	s := &q.span
+	c := sh.crowds.find(q, ext)
+	if c == nil {
+		for range guesses {
+			i := sh.below(s.n)
+			if q.onlyParity {
+				i = i&^1 | q.parityOfPort
+			}
+			if p := s.port(i); w.isFree(sh, q, ext, p) {
+				return uint16(p), true
+			}
+		}
+		c = w.crowd(sh, q, ext)
+	}
+	return c.pick(sh, q)
+}
+
+// isFree looks whether the external tuple is free; the session of a dead one is removed on the way.
+func (w *Worker) isFree(sh *shard, q *want, ext, port uint32) bool {
+	if !q.span.has(port) || q.k != ClassICMP && port == 0 || q.pool.isReserved(q.k, uint16(port)) {
+		return false
+	}
+	if q.independent {
+		return sh.t.Holder(ext, uint16(port), q.proto, w.tick) == conntrack.None
+	}
+	h, _ := sh.t.FindIn(sh.t.InTag(ext, q.rem, uint16(port), q.proto), ext, q.rem, uint16(port), q.remPort, q.proto)
+	return sh.t.Live(h, w.tick) == conntrack.None
+}

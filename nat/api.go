@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tidegate/tidegate/packet"
+)
+
+// Config is what an Engine is made of; it cannot change later. The zero value is usable.
+type Config struct {
+	// Sessions bounds the live sessions; 0 means 65,536. Memory for all of them is taken at once.
+	Sessions int
+	// Shards is how many parts the tables have, a power of two, up to 64; 0 means 1. As many as there are workers is
+	// enough; with 1 the engine is a pure function of its input and Seed.
+	Shards int
+	// Seed makes hashes and ports. Engines with equal seeds and input do the same; 0 stands for a random one.
+	Seed uint64
+	// FragmentBytes bounds the memory for fragments that wait; 0 means 4 MiB.
+	FragmentBytes int
+	// HeldSYNs bounds the inbound SYNs that wait; 0 means 1,024.
+	HeldSYNs int
+	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session.
+	FlowCounters bool
+}
+
+// Emission is a packet that the engine made, or kept and now lets go: ICMP errors, RSTs, fragments.
+type Emission struct {
+	// Packet is valid until the next call to the Worker that made it. It has Headroom.
+	Packet packet.Packet
+	// Side is where it goes.
+	Side Side
+	// Cause is the place in the batch of the packet that caused it, or -1 for a timer.
+	Cause int
+}
+
+// Session is one live session, for people and tests.
+type Session struct {
+	Protocol                 uint8
+	Inside, External, Remote netip.AddrPort
+	// State is the name of the protocol state; Inbound says that it was started from outside, Replied that the other
+	// side has answered.
+	State            string
+	Inbound, Replied bool
+	// Expires is when it ends if nothing refreshes it, on the clock of the calls.
+	Expires time.Duration
+	// Packets and Bytes by Direction, if Config.FlowCounters is set.
+	Packets [2]uint64
+	Bytes   [2]uint64
+}
+
+// Stats is a snapshot of counters and gauges.
+type Stats struct {
+	// Verdicts counts packets by Verdict.
+	Verdicts [NumVerdicts]uint64
+	// Sessions is how many records are in use, SessionsMax how many there are.
+	Sessions, SessionsMax int
+	// Created, Expired, Recycled and Cut count sessions that were made, that timed out, that gave way before they were
+	// answered when the table was full, and that a change of policy ended.
+	Created, Expired, Recycled, Cut uint64
+	// Mappings is how many external ports endpoint-independent mappings hold, Quarantined how many wait.
+	Mappings, Quarantined int
+	// Emitted counts packets that the engine made; ICMPSuppressed those that the rate limit kept back.
+	Emitted, ICMPSuppressed uint64
+	// QuoteChecksums counts ICMP errors passed though they quote a header with a wrong checksum.
+	QuoteChecksums uint64
+	// Unburied counts ports that were given out before their quarantine was over, since no other was left; ParityLost
+	// those whose parity could not be kept.
+	Unburied, ParityLost uint64
+	// FragmentBytes, FragmentSets and HeldSYNs are what waits.
+	FragmentBytes, FragmentSets, HeldSYNs int
+	// MemoryBytes is the size of all tables.
+	MemoryBytes int
+}
+
+// Impact says what a change of policy does to live sessions.
+type Impact struct {
+	// Kept go on, Cut end with their next packet.
+	Kept, Cut int
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegate/tidegate/conntrack"
+	"github.com/tidegate/tidegate/nat/internal/reasm"
+)
+
+// Engine is one NAT. Its methods are safe for concurrent use; packets go through a Worker, one for each goroutine.
+//
+// Locks, in the order in which they are taken: applyMu, mu, one shard's mu, then at most one of those of hosts, destinations,
+// frags, held and limit.
+type Engine struct {
+	// mu is held for reading through each batch and for writing while a policy is put in place: a batch sees one
+	// policy from its first packet to its last, and when Apply returns no packet of an older one is under way.
+	mu  sync.RWMutex
+	pol *policy
+	// applyMu keeps Apply and Check apart.
+	applyMu sync.Mutex
+
+	shards  []shard
+	key     [2]uint64
+	numbers map[string]int // of pools; a number is given again when its pool is gone
+	cfg     Config
+
+	hosts, dests tally
+	frags        fragments
+	held         heldSYNs
+	limit        limiter
+	ids          [1 << 12]atomic.Uint32 // IP identifications, by a hash of addresses and protocol
+
+	unburied, parityLost, quoteChecksums atomic.Uint64
+
+	workersMu sync.Mutex
+	workers   []*Worker
+}
+
+// shard is a part of the tables, and the lock that is taken once for its part of a batch.
+type shard struct {
+	mu     sync.Mutex
+	t      *conntrack.Table
+	now    uint32 // the latest tick seen: time does not step back
+	number int
+	rng    *rand.ChaCha8
+	crowds crowds
+	_      [64]byte // no two shards' locks in one cache line
+}
+
+// below is a random number less than n.
+func (sh *shard) below(n uint32) uint32 {
+	hi, _ := bits.Mul64(sh.rng.Uint64(), uint64(n))
+	return uint32(hi)
+}
+
+const (
+	defaultSessions      = 65536
+	defaultFragmentBytes = 4 << 20
+	defaultHeldSYNs      = 1024
+	maxShards            = 64
+)
+
+// New makes an engine with a first policy. All faults of both are reported at once.
+func New(cfg Config, p *Policy) (*Engine, error) {
+	var f faults
+	if cfg.Sessions == 0 {
+		cfg.Sessions = defaultSessions
+	}
+	if cfg.Shards == 0 {
+		cfg.Shards = 1
+	}
+	if cfg.FragmentBytes == 0 {
+		cfg.FragmentBytes = defaultFragmentBytes
+	}
+	if cfg.HeldSYNs == 0 {
+		cfg.HeldSYNs = defaultHeldSYNs
+	}
+	if cfg.Shards < 1 || cfg.Shards > maxShards || cfg.Shards&(cfg.Shards-1) != 0 {
+		f.add("nat: %d shards: want a power of two up to %d", cfg.Shards, maxShards)
+	} else if cfg.Sessions < cfg.Shards || cfg.Sessions/cfg.Shards > conntrack.MaxSessions {
+		f.add("nat: %d sessions in %d shards: want 1 to %d in each", cfg.Sessions, cfg.Shards, conntrack.MaxSessions)
+	}
+	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 {
+		f.add("nat: a negative bound")
+	}
+	if err := p.Validate(); err != nil {
+		f = append(f, err)
+	}
+	if len(f) > 0 {
+		return nil, errors.Join(f...)
+	}
+	e := &Engine{cfg: cfg, numbers: map[string]int{}, shards: make([]shard, cfg.Shards)}
+	seed := seedOf(cfg.Seed)
+	root := rand.NewChaCha8(seed)
+	for i := range e.key {
+		e.key[i] = root.Uint64()
+	}
+	e.hosts.key = [2]uint64{root.Uint64(), root.Uint64()}
+	e.dests.key = [2]uint64{root.Uint64(), root.Uint64()}
+	e.frags.store = reasm.New(cfg.FragmentBytes, [2]uint64{root.Uint64(), root.Uint64()})
+	e.held.init(cfg.HeldSYNs)
+	for i := range e.ids {
+		e.ids[i].Store(uint32(root.Uint64()))
+	}
+	for i := range e.shards {
+		t, err := conntrack.New(conntrack.Config{
+			Sessions: (cfg.Sessions + cfg.Shards - 1) / cfg.Shards, Counts: cfg.FlowCounters, Key: [2]uint64{root.Uint64(), root.Uint64()},
+		}, nil)
+		if err != nil {
+			return nil, err
+		}
+		sh := &e.shards[i]
+		sh.t, sh.number, sh.crowds = t, i, newCrowds(cfg.Sessions/cfg.Shards)
+		var s [32]byte
+		for j := range 4 {
+			binary.LittleEndian.PutUint64(s[8*j:], root.Uint64())
+		}
+		sh.rng = rand.NewChaCha8(s)
+		t.Agrees = e.agrees
+		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
+	}
+	e.install(p)
+	return e, nil
+}
+
+func seedOf(seed uint64) (s [32]byte) {
+	if seed == 0 {
+		_, _ = crand.Read(s[:]) // never fails (crypto/rand)
+		return s
+	}
+	binary.LittleEndian.PutUint64(s[:], seed)
+	return s
+}
+
+// Apply puts another policy in place. A policy with faults is refused whole, and the old one goes on. When Apply
+// returns, no packet is translated by the old policy any more. Sessions that the new one would not have made end with
+// their next packet; Impact counts them at the time now.
+func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
+	if err := p.Validate(); err != nil {
+		return Impact{}, fmt.Errorf("nat: policy refused, the old one stays: %w", err)
+	}
+	e.applyMu.Lock()
+	defer e.applyMu.Unlock()
+	e.mu.Lock()
+	e.install(p)
+	for i := range e.shards {
+		e.shards[i].crowds.forget()
+	}
+	e.mu.Unlock()
+	// What follows changes nothing for packets: they ask agrees themselves. It counts, and frees records early.
+	var impact Impact
+	for i := range e.shards {
+		sh := &e.shards[i]
+		before := -1
+		for next := conntrack.Handle(1); next != conntrack.None; {
+			e.mu.RLock()
+			sh.mu.Lock()
+			if before < 0 {
+				before = int(sh.t.Stats().Cut)
+			}
+			var kept int
+			kept, next = sh.t.Reconsider(next, reconsiderAtOnce, sh.latest(ticks(now)))
+			impact.Kept += kept
+			if next == conntrack.None {
+				impact.Cut += int(sh.t.Stats().Cut) - before
+			}
+			sh.mu.Unlock()
+			e.mu.RUnlock()
+		}
+	}
+	return impact, nil
+}
+
+// reconsiderAtOnce bounds how long Apply holds a shard's lock: some tens of microseconds.
+const reconsiderAtOnce = 512
+
+// install compiles p and makes it the current policy.
+func (e *Engine) install(p *Policy) {
+	var epoch uint32 = 1
+	if e.pol != nil {
+		epoch = e.pol.epoch + 1
+	}
+	e.renumber(p)
+	c := p.compile(func(name string) int { return e.numbers[name] }, e.key[0])
+	c.epoch = epoch
+	timeouts := make([]uint32, max(len(c.pools), len(e.numbers))*int(conntrack.NumStates))
+	if e.pol != nil {
+		// Sessions of pools that are gone are looked at once more, with the time-outs they had.
+		old := e.shards[0].t.Timeouts
+		timeouts = append(timeouts, make([]uint32, max(0, len(old)-len(timeouts)))...)
+		copy(timeouts, old)
+	}
+	for i := range c.pools {
+		if d := &c.pools[i]; d.name != "" {
+			t := d.timeouts()
+			copy(timeouts[i*int(conntrack.NumStates):], t[:])
+		}
+	}
+	e.pol = c
+	e.limit.setRate(c.icmpRate)
+	for i := range e.shards {
+		e.shards[i].t.Epoch = epoch
+		e.shards[i].t.Timeouts = timeouts
+	}
+}
+
+// renumber gives each pool of p a number, the one it had if it was there before.
+func (e *Engine) renumber(p *Policy) {
+	numbers, taken := map[string]int{}, map[int]bool{}
+	for _, q := range p.Pools {
+		if n, ok := e.numbers[q.Name]; ok {
+			numbers[q.Name], taken[n] = n, true
+		}
+	}
+	next := 0
+	for _, q := range p.Pools {
+		if _, ok := numbers[q.Name]; ok {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		numbers[q.Name], taken[next] = next, true
+	}
+	e.numbers = numbers
+}
+
+// agrees says whether the current policy would make the session as it is.
+func (e *Engine) agrees(r *conntrack.Record) bool {
+	p := e.pol
+	o := p.owners.of(r.Ext)
+	if o.kind != external || o.pool != r.Pool || p.owners.of(r.In).kind != inside || p.owners.of(r.Rem).kind == inside {
+		return false
+	}
+	k, _ := class(r.Proto)
+	d := &p.pools[o.pool]
+	if r.Has(conntrack.Forwarded) {
+		if p.forwardsIn[endpoint{r.Ext, r.ExtPort, r.Proto}] != (endpoint{r.In, r.InPort, r.Proto}) {
+			return false
+		}
+	} else {
+		if r.Has(conntrack.Independent) != (d.Mapping[k] == EndpointIndependent) || d.isReserved(k, r.ExtPort) {
+			return false
+		}
+	}
+	way, ok := p.route(r.In, r.Rem)
+	if !ok || way.bypass || way.pool != int(r.Pool) || way.static && p.outOf.get(r.In) != 0 {
+		// A forward needs no way out of its own, but a 1:1 mapping would take its answers.
+		if !r.Has(conntrack.Forwarded|conntrack.Inbound) || ok && (way.bypass || way.static && p.outOf.get(r.In) != 0) {
+			return false
+		}
+	}
+	r.Epoch = p.epoch
+	return true
+}
+
+// released is told of each session that ends.
+func (e *Engine) released(sh *shard, r *conntrack.Record, last bool) {
+	if r.Has(conntrack.Tallied) {
+		e.hosts.drop(uint64(r.In), 0)
+	}
+	if r.Has(conntrack.Crowded) {
+		e.dests.drop(destination(r.Ext, r.Rem, r.RemPort, r.Proto))
+	}
+	if last && len(sh.crowds.keys) > 0 {
+		sh.crowds.released(r)
+	}
+}
+
+// destination is the key of a destination as seen from one external address.
+func destination(ext, rem uint32, remPort uint16, proto uint8) (uint64, uint64) {
+	return uint64(ext)<<32 | uint64(rem), uint64(remPort)<<8 | uint64(proto)
+}
+
+// ticks are the whole milliseconds of now.
+func ticks(now time.Duration) uint32 { return uint32(now / time.Millisecond) }
+
+// shardOf is the shard of an inside endpoint.
+func (e *Engine) shardOf(in uint32, inPort uint16, proto uint8) int {
+	if len(e.shards) == 1 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(in)<<32^e.key[0], uint64(inPort)<<8|uint64(proto)|e.key[1]<<24)
+	return int((hi^lo)>>32) & (len(e.shards) - 1)
+}
+
+// Stats is a snapshot of the counters. Those of packets under way may or may not be in it.
+func (e *Engine) Stats(now time.Duration) Stats {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	s := Stats{QuoteChecksums: e.quoteChecksums.Load(), Unburied: e.unburied.Load(), ParityLost: e.parityLost.Load(), MemoryBytes: e.hosts.size() + e.dests.size()}
+	tick := ticks(now)
+	for i := range e.shards {
+		sh := &e.shards[i]
+		sh.mu.Lock()
+		sh.t.Advance(sh.latest(tick), reclaimAtOnce)
+		c := sh.t.Stats()
+		s.Created += c.Created
+		s.Expired += c.Expired
+		s.Recycled += c.Recycled
+		s.Cut += c.Cut
+		s.Sessions += sh.t.Used() - sh.t.Quarantined()
+		s.SessionsMax += sh.t.Cap()
+		s.Mappings += sh.t.Mappings()
+		s.Quarantined += sh.t.Quarantined()
+		s.MemoryBytes += conntrack.Size(conntrack.Config{Sessions: sh.t.Cap(), Counts: e.cfg.FlowCounters})
+		sh.mu.Unlock()
+	}
+	e.frags.mu.Lock()
+	e.frags.store.Advance(tick)
+	s.FragmentBytes, s.FragmentSets = e.frags.store.Bytes(), e.frags.store.Sets()
+	e.frags.mu.Unlock()
+	s.MemoryBytes += e.cfg.FragmentBytes
+	s.HeldSYNs = e.held.len()
+	e.workersMu.Lock()
+	defer e.workersMu.Unlock()
+	for _, w := range e.workers {
+		for v := range w.verdicts {
+			s.Verdicts[v] += w.verdicts[v].Load()
+		}
+		s.Emitted += w.emittedCount.Load()
+		s.ICMPSuppressed += w.suppressed.Load()
+	}
+	return s
+}
+
+// latest is the shard's time: tick, but it never steps back.
+func (sh *shard) latest(tick uint32) uint32 {
+	if int32(tick-sh.now) > 0 {
+		sh.now = tick
+	}
+	return sh.now
+}
+
+// Check walks all tables and reports every invariant that does not hold. It is for tests and for the worried; it stops
+// traffic while it runs.
+func (e *Engine) Check(now time.Duration) error {
+	e.applyMu.Lock()
+	defer e.applyMu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var f faults
+	for i := range e.shards {
+		sh := &e.shards[i]
+		if err := sh.t.Check(sh.latest(ticks(now))); err != nil {
+			f.add("shard %d: %w", i, err)
+		}
+		for h := 1; h <= sh.t.Cap(); h++ {
+			r := sh.t.Rec(conntrack.Handle(h))
+			if r.State == conntrack.Free {
+				continue
+			}
+			if !r.Has(conntrack.Forwarded) && e.shardOfPort(r.ExtPort) != i {
+				f.add("shard %d: external port %d is of shard %d", i, r.ExtPort, e.shardOfPort(r.ExtPort))
+			}
+			if r.State != conntrack.Quarantined && e.shardOf(r.In, r.InPort, r.Proto) != i {
+				f.add("shard %d: holds an inside endpoint of shard %d", i, e.shardOf(r.In, r.InPort, r.Proto))
+			}
+		}
+	}
+	if err := e.frags.store.Check(); err != nil {
+		f.add("fragments: %w", err)
+	}
+	return errors.Join(f...)
+}

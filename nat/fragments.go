@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"sync"
+
+	"github.com/tidegate/tidegate/nat/internal/reasm"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// fragments is the stage before the shards: a fragment has no ports, so the pieces of a datagram wait here until all
+// are at hand, and go on together, in order (RFC 4787 REQ-14). It has a bounded arena and a lock of its own, so a flood
+// of fragments costs fragments alone.
+type fragments struct {
+	mu    sync.Mutex
+	store *reasm.Store
+}
+
+var reasmVerdicts = [...]Verdict{
+	reasm.Held: HeldFragment, reasm.Duplicate: DropFragmentDuplicate, reasm.Overlap: DropFragmentOverlap, reasm.Limit: DropFragmentLimit,
+}
+
+// fragment takes a piece in. The one that completes its datagram takes all of it through the pass that f is in.
+func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
+	v := &f.v
+	if _, ok := class(v.Proto); !ok {
+		return DropProtocol
+	}
+	if d.FragmentsUDPOnly && v.Proto != packet.UDP {
+		return DropFragmentPolicy // NGW-7
+	}
+	src, dstAddr := v.Src, v.Dst
+	fr := &w.e.frags
+	fr.mu.Lock()
+	got, set := fr.store.Add(reasm.Key{
+		Src: v.Src, Dst: v.Dst, ID: v.ID, Attachment: uint16(f.from), Proto: v.Proto,
+	}, w.call, f.p.Bytes(), int(v.L4), int(v.FragOff), v.MF)
+	if got != reasm.Complete {
+		fr.mu.Unlock()
+		return reasmVerdicts[got]
+	}
+	w.pieces = w.pieces[:0]
+	for i := range fr.store.Len(set) {
+		p := w.buffer(fr.store.Size(set, i))
+		fr.store.Copy(set, i, p.Bytes())
+		w.pieces = append(w.pieces, p)
+	}
+	f.length = fr.store.Total(set)
+	fr.store.Free(set)
+	fr.mu.Unlock()
+
+	defer func() { w.pieces = w.pieces[:0] }()
+	f.set = true
+	first := w.pieces[0].Bytes()
+	if v.Parse(first) != packet.OK || v.Whole(first, f.length) != packet.OK {
+		return DropMalformed
+	}
+	switch {
+	case v.Kind == packet.KindError:
+		return DropICMPQuote
+	case f.looped || f.att.side == Outside:
+		return w.naptIn(f, d, dst)
+	}
+	way, ok := w.pol.route(src, dstAddr)
+	if !ok {
+		return DropNoPath
+	}
+	return w.naptOut(f, way.pool, dst)
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"github.com/tidegate/tidegate/conntrack"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// naptOut is the outbound pass of a pool.
+func (w *Worker) naptOut(f *flow, number int, dst owner) Verdict {
+	v := &f.v
+	switch {
+	case v.Kind == packet.KindError:
+		return w.errorOut(f, number, dst)
+	case v.Kind == packet.KindOther:
+		return DropProtocol
+	}
+	remPort := v.DstPort
+	if v.Proto == packet.ICMP {
+		if v.Type != packet.Echo && v.Type != packet.Timestamp {
+			return DropNoSession // requests never come in through a pool, so nobody was asked
+		}
+		remPort = 0
+	}
+	to := Outside
+	if dst.kind != remote {
+		to = Inside
+	}
+	sh := w.enter(w.e.shardOf(v.Src, v.SrcPort, v.Proto))
+	ports := uint32(v.SrcPort)<<16 | uint32(remPort)
+	h := sh.t.Live(sh.t.FindOut(sh.t.OutTag(v.Src, v.Dst, ports, v.Proto), v.Src, v.Dst, ports, v.Proto), w.tick)
+	if h == conntrack.None {
+		var bad Verdict
+		if h, bad = w.open(f, sh, number, remPort, to); bad != Unset {
+			return bad
+		}
+	} else {
+		if bad := w.fit(f, to); bad != Unset {
+			return bad
+		}
+		sh.t.Rec(h).Attachment = uint16(f.from)
+		if !w.track(f, sh, h, conntrack.Out) {
+			return DropOutOfWindow
+		}
+	}
+	r := sh.t.Rec(h)
+	c := w.outwardOf(f, r)
+	w.apply(f, &c)
+	v.Src, v.SrcPort = r.Ext, r.ExtPort
+	if v.Proto == packet.ICMP {
+		v.DstPort = r.ExtPort
+	}
+	if to == Inside {
+		return w.loop(f, dst)
+	}
+	return w.finish(f, Outbound, Outside)
+}
+
+// track notes a packet of a session. It reports false for a RST that the policy wants dropped.
+func (w *Worker) track(f *flow, sh *shard, h conntrack.Handle, d conntrack.Dir) bool {
+	r := sh.t.Rec(h)
+	if f.v.Proto == packet.TCP {
+		s := segment(w.first(f).Bytes(), &f.v, f.length)
+		if !sh.t.TrackTCP(h, d, &s, w.tick) && w.pol.dropBadResets {
+			return false
+		}
+	} else {
+		if answer := (d == conntrack.In) != r.Has(conntrack.Inbound); answer && !r.Has(conntrack.Replied) {
+			sh.t.Answered(h)
+		}
+		if d == conntrack.Out || w.pol.pools[r.Pool].InboundRefresh { // RFC 4787 REQ-6
+			r.LastSeen = w.tick
+		}
+	}
+	w.account(sh, h, d, f)
+	return true
+}
+
+func (w *Worker) account(sh *shard, h conntrack.Handle, d conntrack.Dir, f *flow) {
+	if c := sh.t.Count(h); c != nil {
+		c.Packets[d]++
+		c.Bytes[d] += uint64(f.length + int(f.v.L4))
+	}
+}
+
+// startFlags judges the flags of a segment without a session: Unset for a SYN that may start one.
+func startFlags(flags uint8) Verdict {
+	switch {
+	case flags&packet.SYN != 0 && flags&(packet.FIN|packet.RST) != 0, flags == 0, flags&packet.FIN != 0 && flags&packet.ACK == 0:
+		return DropBadFlags // T-14
+	case flags&packet.RST == 0 && flags&packet.SYN != 0 && flags&packet.ACK == 0:
+		return Unset
+	}
+	return DropNoSession
+}
+
+// open makes a session for an outbound packet without one.
+func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (conntrack.Handle, Verdict) {
+	v := &f.v
+	d := &w.pol.pools[number]
+	k, _ := class(v.Proto)
+	pickup := false
+	if v.Proto == packet.TCP {
+		switch bad := startFlags(v.Flags); {
+		case bad == Unset:
+		case bad == DropBadFlags || v.Flags&(packet.RST|packet.SYN) != 0 || d.Stray == StrayDrop:
+			return conntrack.None, bad
+		case d.Stray == StrayReset:
+			w.reset(f)
+			return conntrack.None, DropReset
+		default:
+			pickup = true
+		}
+	}
+	if bad := w.fit(f, to); bad != Unset {
+		return conntrack.None, bad
+	}
+	if bad := w.mayHaveMore(v.Src); bad != Unset {
+		w.refuse(f, d)
+		return conntrack.None, bad
+	}
+	if !w.haveRecord(sh) {
+		w.refuse(f, d)
+		return conntrack.None, DropTableFull
+	}
+	r := conntrack.Record{
+		In: v.Src, InPort: v.SrcPort, Rem: v.Dst, RemPort: remPort, Proto: v.Proto, Pool: uint16(number),
+		Attachment: uint16(f.from),
+	}
+	if !w.assign(sh, d, k, &r) {
+		w.refuse(f, d)
+		return conntrack.None, DropNoPort
+	}
+	if to == Inside {
+		r.Bits |= conntrack.Looped
+	}
+	switch v.Proto {
+	case packet.TCP:
+		if pickup {
+			r.Bits |= conntrack.Unknown
+		}
+		s := segment(w.first(f).Bytes(), v, f.length)
+		r.StartTCP(conntrack.Out, &s)
+	case packet.UDP:
+		if r.State = conntrack.UDP; remPort == 53 {
+			r.State = conntrack.DNS
+		}
+	default:
+		r.State = conntrack.Query
+	}
+	h := w.add(sh, &r)
+	w.account(sh, h, conntrack.Out, f)
+	if v.Proto == packet.TCP {
+		w.e.held.discard(heldKey{r.Ext, r.Rem, r.ExtPort, r.RemPort}) // T-4
+	}
+	return h, Unset
+}
+
+// assign gives the session its external endpoint.
+func (w *Worker) assign(sh *shard, d *pool, k int, r *conntrack.Record) bool {
+	if outs := w.pol.forwards[endpoint{r.In, r.InPort, r.Proto}]; len(outs) > 0 {
+		for _, o := range outs {
+			if own := w.pol.owners.of(o.addr); own.kind == external && own.pool == r.Pool && !own.draining {
+				r.Ext, r.ExtPort = o.addr, o.port
+				r.Bits |= conntrack.Forwarded
+				return true
+			}
+		}
+	}
+	if d.Mapping[k] == EndpointIndependent {
+		r.Bits |= conntrack.Independent
+		if h := sh.t.Mapping(r.In, r.InPort, r.Pool, r.Proto, w.tick); h != conntrack.None {
+			// Also with its address draining: an endpoint has one mapping (RFC 4787 REQ-1).
+			m := sh.t.Rec(h)
+			r.Ext, r.ExtPort = m.Ext, m.ExtPort
+			return true
+		}
+	}
+	q := want{
+		proto: r.Proto, k: k, pool: d, in: r.In, inPort: r.InPort, rem: r.Rem, remPort: r.RemPort,
+		independent: r.Has(conntrack.Independent), span: w.spanOf(d, k, r.InPort, sh.number),
+	}
+	var ok bool
+	r.Ext, r.ExtPort, ok = w.allocate(sh, &q)
+	return ok
+}
+
+// mayHaveMore holds an inside host against its limits (RFC 6888 REQ-4).
+func (w *Worker) mayHaveMore(in uint32) Verdict {
+	pol := w.pol
+	if pol.hostSessions == 0 && pol.hostRate == 0 {
+		return Unset
+	}
+	n, made := w.e.hosts.count(uint64(in), 0, w.second())
+	if pol.hostSessions > 0 && n >= pol.hostSessions {
+		// Some of them may have ended without anybody having looked.
+		w.held.t.Advance(w.tick, reclaimAtOnce)
+		if n, made = w.e.hosts.count(uint64(in), 0, w.second()); n >= pol.hostSessions {
+			return DropHostLimit
+		}
+	}
+	if pol.hostRate > 0 && made >= pol.hostRate {
+		return DropHostRate
+	}
+	return Unset
+}
+
+// second is the current second, for rates.
+func (w *Worker) second() uint16 { return uint16(w.tick / 1000) }
+
+// haveRecord makes sure that add will find a record: a free one, or one to recycle.
+func (w *Worker) haveRecord(sh *shard) bool {
+	if sh.t.Used() < sh.t.Cap() {
+		return true
+	}
+	sh.t.Advance(w.tick, reclaimAtOnce)
+	return sh.t.Used() < sh.t.Cap() || sh.t.CanRecycle()
+}
+
+// add makes the session.
+func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
+	r.LastSeen, r.Epoch = w.tick, w.pol.epoch
+	r.Delta = uint16(packet.Delta32(r.In, r.Ext))
+	if sh.t.Used() == sh.t.Cap() {
+		if sh.t.Disinter() {
+			w.e.unburied.Add(1)
+		} else {
+			sh.t.Recycle(w.tick)
+		}
+	}
+	if w.pol.hostSessions > 0 || w.pol.hostRate > 0 {
+		r.Bits |= conntrack.Tallied
+		w.e.hosts.add(uint64(r.In), 0, w.second())
+	}
+	if w.pol.pools[r.Pool].PortsPerDestination > 0 {
+		r.Bits |= conntrack.Crowded
+		a, b := destination(r.Ext, r.Rem, r.RemPort, r.Proto)
+		w.e.dests.add(a, b, 0)
+	}
+	return sh.t.Add(r)
+}
+
+// destinationFull holds an address against PortsPerDestination.
+func (e *Engine) destinationFull(q *want, ext uint32) bool {
+	limit := q.pool.PortsPerDestination
+	if limit == 0 {
+		return false
+	}
+	a, b := destination(ext, q.rem, q.remPort, q.proto)
+	n, _ := e.dests.count(a, b, 0)
+	return n >= limit
+}
+
+// naptIn is the inbound pass to an address of a pool.
+func (w *Worker) naptIn(f *flow, d *pool, dst owner) Verdict {
+	v := &f.v
+	switch {
+	case v.Kind == packet.KindError:
+		return w.errorIn(f)
+	case v.Kind == packet.KindOther:
+		return DropProtocol
+	}
+	remPort := v.SrcPort
+	if v.Proto == packet.ICMP {
+		if v.Type != packet.EchoReply && v.Type != packet.TimestampReply {
+			return DropNoMapping // NGW-2: we answer nobody's ping
+		}
+		remPort = 0
+	}
+	at := endpoint{v.Dst, v.DstPort, v.Proto}
+	to, forwarded := w.pol.forwardsIn[at]
+	number := 0
+	if forwarded {
+		number = w.e.shardOf(to.addr, to.port, to.proto)
+	} else {
+		number = w.e.shardOfPort(v.DstPort)
+	}
+	sh := w.enter(number)
+	h, _ := sh.t.FindIn(sh.t.InTag(v.Dst, v.Src, v.DstPort, v.Proto), v.Dst, v.Src, v.DstPort, remPort, v.Proto)
+	if h = sh.t.Live(h, w.tick); h != conntrack.None {
+		if bad := w.fit(f, Inside); bad != Unset {
+			return bad
+		}
+		if !w.track(f, sh, h, conntrack.In) {
+			return DropOutOfWindow
+		}
+		return w.deliver(f, sh.t.Rec(h))
+	}
+	if forwarded {
+		return w.accept(f, sh, dst, to, conntrack.Forwarded)
+	}
+	return w.unasked(f, sh, d, dst)
+}
+
+// deliver sends f to the inside end of r.
+func (w *Worker) deliver(f *flow, r *conntrack.Record) Verdict {
+	c := w.inwardOf(f, r)
+	w.apply(f, &c)
+	return w.finish(f, Inbound, Inside)
+}
+
+// unasked is for inbound packets without a session: they may still pass through an endpoint-independent mapping.
+func (w *Worker) unasked(f *flow, sh *shard, d *pool, dst owner) Verdict {
+	v := &f.v
+	syn := v.Proto == packet.TCP && startFlags(v.Flags) == Unset
+	k, _ := class(v.Proto)
+	h := sh.t.Holder(v.Dst, v.DstPort, v.Proto, w.tick)
+	if h == conntrack.None || sh.t.Rec(h).State == conntrack.Quarantined {
+		return w.unwanted(f, d, syn, DropNoMapping)
+	}
+	switch d.Filtering[k] {
+	case FilterAddressAndPortDependent:
+		return w.unwanted(f, d, syn, DropFiltered)
+	case FilterAddressDependent:
+		if !sh.t.Talks(v.Dst, v.Src, v.DstPort, v.Proto, w.tick) {
+			return w.unwanted(f, d, syn, DropFiltered)
+		}
+		// Talks may have removed dead sessions, but not the live one that holds the mapping.
+		h = sh.t.Holder(v.Dst, v.DstPort, v.Proto, w.tick)
+	}
+	r := sh.t.Rec(h)
+	if v.Proto == packet.TCP {
+		return w.accept(f, sh, dst, endpoint{r.In, r.InPort, r.Proto}, conntrack.Independent)
+	}
+	// No session: it is the inside's packets that keep a mapping, and nobody outside can fill the table (U-3, C-3).
+	if bad := w.fit(f, Inside); bad != Unset {
+		return bad
+	}
+	return w.deliver(f, r)
+}
+
+// unwanted drops an inbound packet, or holds a SYN that the inside may yet ask for.
+func (w *Worker) unwanted(f *flow, d *pool, syn bool, why Verdict) Verdict {
+	if !syn || !d.HoldSYN {
+		return why
+	}
+	if f.looped {
+		return DropFiltered
+	}
+	return w.hold(f, why)
+}
+
+// accept makes the session of an inbound packet, to an endpoint that a forward or a mapping names.
+func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrack.Bits) Verdict {
+	v := &f.v
+	if v.Proto == packet.TCP {
+		if bad := startFlags(v.Flags); bad != Unset {
+			return bad
+		}
+	}
+	if bad := w.fit(f, Inside); bad != Unset {
+		return bad
+	}
+	if bad := w.mayHaveMore(to.addr); bad == DropHostLimit {
+		return bad
+	}
+	ports := uint32(to.port)<<16 | uint32(v.SrcPort)
+	if sh.t.Live(sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto), w.tick) != conntrack.None {
+		return DropNoPort // the same two ends already talk through another external endpoint
+	}
+	if !w.haveRecord(sh) {
+		return DropTableFull
+	}
+	r := conntrack.Record{
+		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
+		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, State: conntrack.UDP, Attachment: anyAttachment,
+	}
+	if f.looped {
+		r.Bits |= conntrack.Looped
+	}
+	if v.Proto == packet.TCP {
+		s := segment(w.first(f).Bytes(), v, f.length)
+		r.StartTCP(conntrack.In, &s)
+	}
+	h := w.add(sh, &r)
+	w.account(sh, h, conntrack.In, f)
+	return w.deliver(f, sh.t.Rec(h))
+}
+
+// anyAttachment is the attachment of a session whose inside host has not sent anything yet. It is no valid one for a
+// record: the first packet from inside is checked on the slow path, and sets the right one.
+const anyAttachment = 1<<16 - 1

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"math/bits"
+	"sync"
+)
+
+// tally counts the live sessions of something: of an inside host, of a destination. It is shared by the shards, and
+// touched only when a session is made or ends.
+//
+// An entry is known by a keyed 64-bit hash alone. With ten million entries two share one with a probability of about
+// one in 400,000, and then share a bound.
+type tally struct {
+	mu    sync.Mutex
+	slots []tallySlot // open addressing, load at most 3/4; grows to what the sessions need, and so is bounded by them
+	n     int
+	key   [2]uint64
+}
+
+type tallySlot struct {
+	hash  uint64 // 0: empty
+	count uint32
+	// second and made are the last whole second with a new session, and how many it had.
+	second, made uint16
+}
+
+func (t *tally) hash(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a^t.key[0], b^t.key[1])
+	return (hi ^ lo) | 1
+}
+
+func (t *tally) find(hash uint64) *tallySlot {
+	if len(t.slots) == 0 {
+		return nil
+	}
+	mask := uint64(len(t.slots) - 1)
+	for i := hash >> 20 & mask; ; i = (i + 1) & mask {
+		if s := &t.slots[i]; s.hash == hash || s.hash == 0 {
+			return s
+		}
+	}
+}
+
+// count is how many there are; ofSecond how many were made in this second.
+func (t *tally) count(a, b uint64, second uint16) (n, ofSecond int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.find(t.hash(a, b))
+	if s == nil {
+		return 0, 0
+	}
+	if s.second == second {
+		ofSecond = int(s.made)
+	}
+	return int(s.count), ofSecond
+}
+
+func (t *tally) add(a, b uint64, second uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if 4*(t.n+1) > 3*len(t.slots) {
+		t.grow()
+	}
+	h := t.hash(a, b)
+	s := t.find(h)
+	if s.hash == 0 {
+		*s = tallySlot{hash: h}
+		t.n++
+	}
+	s.count++
+	if s.second != second {
+		s.second, s.made = second, 0
+	}
+	if s.made < 1<<16-1 {
+		s.made++
+	}
+}
+
+func (t *tally) grow() {
+	old := t.slots
+	t.slots = make([]tallySlot, max(64, 2*len(old)))
+	for _, s := range old {
+		if s.hash != 0 {
+			*t.find(s.hash) = s
+		}
+	}
+}
+
+func (t *tally) drop(a, b uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.find(t.hash(a, b))
+	if s == nil || s.hash == 0 {
+		return
+	}
+	if s.count--; s.count > 0 {
+		return
+	}
+	// Close the gap, as in every table with linear probing.
+	t.n--
+	mask := uint64(len(t.slots) - 1)
+	gap := s.hash >> 20 & mask
+	for t.slots[gap].hash != s.hash {
+		gap = (gap + 1) & mask
+	}
+	for i := (gap + 1) & mask; t.slots[i].hash != 0; i = (i + 1) & mask {
+		if home := t.slots[i].hash >> 20 & mask; (i-home)&mask >= (i-gap)&mask {
+			t.slots[gap] = t.slots[i]
+			gap = i
+		}
+	}
+	t.slots[gap] = tallySlot{}
+}
+
+// size is the memory of the table, in bytes.
+func (t *tally) size() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return 16 * len(t.slots)
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegate/tidegate/conntrack"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// Worker is what one goroutine translates packets with: scratch space and counters beside the shared Engine. A Worker
+// must not be used by two goroutines at once.
+type Worker struct {
+	e    *Engine
+	pol  *policy // during a call
+	tick uint32  // during a call: of the shard that is held, or of the call
+	call uint32  // tick of the call
+	held *shard  // the shard whose lock is held
+
+	emitted []Emission
+	bufs    [][]byte // scratch, used of them in this call
+	used    int
+	cause   int
+
+	items   [maxBatch]item
+	touched uint64
+	pieces  []packet.Packet
+
+	// Counters, written by this worker alone. Those of a batch are collected first.
+	verdicts     [NumVerdicts]atomic.Uint64
+	batch        [NumVerdicts]uint32
+	seen         uint64 // which of batch are not zero
+	emittedCount atomic.Uint64
+	suppressed   atomic.Uint64
+}
+
+// maxBatch is how many packets go through the stages of a batch together.
+const maxBatch = 64
+
+// The verdicts fit the bits of Worker.seen.
+const _ = uint(64 - NumVerdicts)
+
+// Worker makes one more worker.
+func (e *Engine) Worker() *Worker {
+	w := &Worker{e: e}
+	e.workersMu.Lock()
+	e.workers = append(e.workers, w)
+	e.workersMu.Unlock()
+	return w
+}
+
+// Emitted is what the last call to Translate, Batch or Tick made beside its input. It is valid until the next call.
+func (w *Worker) Emitted() []Emission { return w.emitted }
+
+// Translate decides about one packet, which came from an attachment at the time now, and rewrites it in place: with a
+// Forward verdict p is to be sent to the Side of the verdict; otherwise it is to be forgotten, and its bytes are
+// undefined. The engine keeps nothing of p.
+//
+// now is the time since some fixed moment, from a clock that runs evenly (not the time of day); a step back counts as
+// none. Equal engines, calls and times give equal results.
+func (w *Worker) Translate(p *packet.Packet, from AttachmentID, now time.Duration) Verdict {
+	w.begin(now)
+	v := w.one(p, from, 0)
+	w.end()
+	return v
+}
+
+// Batch is Translate for packets that came from one attachment at one time: vs[i] becomes the verdict of ps[i]. It is
+// several times as fast as so many calls, and has the same results. Equal lengths are the caller's duty.
+func (w *Worker) Batch(ps []packet.Packet, from AttachmentID, now time.Duration, vs []Verdict) {
+	w.begin(now)
+	_ = vs[:len(ps)]
+	for i := 0; i < len(ps); i += maxBatch {
+		n := min(maxBatch, len(ps)-i)
+		w.stages(ps[i:i+n], from, vs[i:i+n], i)
+	}
+	w.end()
+}
+
+func (w *Worker) begin(now time.Duration) {
+	w.emitted, w.used = w.emitted[:0], 0
+	w.call = ticks(now)
+	w.tick = w.call
+	w.e.mu.RLock()
+	w.pol = w.e.pol
+}
+
+func (w *Worker) end() {
+	w.leave()
+	w.pol = nil
+	w.e.mu.RUnlock()
+	for s := w.seen; s != 0; s &= s - 1 {
+		v := bits.TrailingZeros64(s)
+		w.verdicts[v].Add(uint64(w.batch[v]))
+		w.batch[v] = 0
+	}
+	w.seen = 0
+	if n := len(w.emitted); n > 0 {
+		w.emittedCount.Add(uint64(n))
+	}
+}
+
+func (w *Worker) count(v Verdict) Verdict {
+	w.batch[v]++
+	w.seen |= 1 << v
+	return v
+}
+
+// enter takes the lock of shard number n, and gives back that of another.
+func (w *Worker) enter(n int) *shard {
+	sh := &w.e.shards[n]
+	if w.held == sh {
+		return sh
+	}
+	w.leave()
+	sh.mu.Lock()
+	w.held = sh
+	w.tick = sh.latest(w.call)
+	return sh
+}
+
+func (w *Worker) leave() {
+	if w.held != nil {
+		w.held.mu.Unlock()
+		w.held = nil
+	}
+}
+
+// tickBudget is how many records one Tick looks at in each shard: some tens of microseconds.
+const tickBudget = 1024
+
+// Tick fires the timers that emit something and gives back the records of sessions that have ended, in a bounded step.
+// It returns when it wants to be called again: at the latest at that time, sooner does no harm. Sessions end on time
+// whether Tick is called or not.
+func (w *Worker) Tick(now time.Duration) (next time.Duration) {
+	w.begin(now)
+	w.cause = -1
+	ahead := uint32(idleTick)
+	soon := func(tick uint32, ok bool) {
+		if d := tick - w.call; ok && d < ahead {
+			ahead = d
+		}
+	}
+	for i := range w.e.shards {
+		sh := w.enter(i)
+		if !sh.t.Advance(w.tick, tickBudget) {
+			ahead = 0
+		}
+		soon(sh.t.Due())
+	}
+	w.leave()
+	w.e.frags.mu.Lock()
+	w.e.frags.store.Advance(w.call)
+	soon(w.e.frags.store.Next())
+	w.e.frags.mu.Unlock()
+	w.expireHeld()
+	soon(w.e.held.next())
+	w.end()
+	return now + time.Duration(ahead)*time.Millisecond
+}
+
+// idleTick is how long Tick may be left alone when there is nothing to do, in ticks.
+const idleTick = 1000
+
+// item is a packet of a batch between its stages.
+type item struct {
+	v     packet.View
+	tag   uint32
+	h     conntrack.Handle
+	shard uint8
+	state itemState
+}
+
+type itemState uint8
+
+const (
+	done itemState = iota // has its verdict
+	slow                  // goes through one
+	fast                  // a lookup may do
+)
