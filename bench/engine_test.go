@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package bench
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// external is enough addresses for n endpoint-independent mappings to take at most half of the ports.
+func external(n int) (as []netip.Addr) {
+	a := netip.MustParseAddr("198.18.0.0")
+	for range (2*n + 65535 - 1024) / (65536 - 1024) {
+		as = append(as, a)
+		a = a.Next()
+	}
+	return as
+}
+
+func policy(n int, profile nat.Profile) *nat.Policy {
+	profile.Pooling = nat.Arbitrary // hosts of the load have too few flows to fill an address evenly by pairs
+	in := netip.MustParsePrefix("10.0.0.0/8")
+	return &nat.Policy{
+		Attachments: []nat.Attachment{{ID: 0, Side: nat.Inside, Router: true, MTU: 1500}, {ID: 1, Side: nat.Outside, Router: true, MTU: 1500}},
+		Inside:      []netip.Prefix{in},
+		Pools:       []nat.Pool{{Name: "bench", Addresses: external(n), Profile: profile}},
+		Routes:      []nat.Route{{Source: in, Pool: "bench"}},
+	}
+}
+
+// engineLoad is an engine with a full table, and the packets of its flows.
+type engineLoad struct {
+	e  *nat.Engine
+	w  *nat.Worker
+	r  *ring
+	ps [ringSize]packet.Packet
+	vs [batchSize]nat.Verdict
+}
+
+// newEngineLoad fills an engine with n established flows: TCP by handshakes, UDP by a packet each way.
+func newEngineLoad(tb testing.TB, n int, proto uint8, profile nat.Profile) *engineLoad {
+	tb.Helper()
+	e, err := nat.New(nat.Config{Sessions: n}, policy(n, profile))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l := &engineLoad{e: e, w: e.Worker(), r: newRing(proto)}
+	for i := range l.ps {
+		l.ps[i] = packet.Packet{Buf: l.r.buf[i][:], Len: length}
+	}
+	l.r.keys[0] = outKeys(n, proto)
+	in := make([]key, 0, n)
+	var b [64]byte
+	send := func(k key, from nat.AttachmentID, flags uint8, seq, ack uint32) []byte {
+		blank(b[:], proto)
+		if proto == packet.TCP {
+			b[33] = flags
+			be.PutUint32(b[24:], seq)
+			be.PutUint32(b[28:], ack)
+			be.PutUint16(b[34:], 65535)
+		}
+		k.seal(b[:])
+		k.put(b[:], sumAt(proto))
+		p := packet.Packet{Buf: b[:], Len: length}
+		if v := l.w.Translate(&p, from, 0); !v.Forward() {
+			tb.Fatalf("%v", v)
+		}
+		return b[:]
+	}
+	for _, k := range l.r.keys[0] {
+		out := send(k, 0, packet.SYN, 0xffffffff-20, 0) // 20 bytes of payload
+		ports := be.Uint32(out[20:])
+		back := key{src: be.Uint32(out[16:]), dst: be.Uint32(out[12:]), ports: ports<<16 | ports>>16}
+		send(back, 1, packet.SYN|packet.ACK, 0xffffffff-20, 0)
+		if proto == packet.TCP {
+			send(k, 0, packet.ACK, 0, 0)
+		}
+		in = append(in, back)
+	}
+	l.r.setInbound(in)
+	return l
+}
+
+func (l *engineLoad) translate(inside bool, i int, now time.Duration) (done int) {
+	from := nat.AttachmentID(1)
+	want := nat.Inbound
+	if inside {
+		from, want = 0, nat.Outbound
+	}
+	ps := l.ps[i : i+batchSize]
+	for j := range ps {
+		ps[j].Len = length
+	}
+	l.w.Batch(ps, from, now, l.vs[:])
+	for _, v := range l.vs {
+		if v == want {
+			done++
+		}
+	}
+	return done
+}
+
+var protocols = []struct {
+	name  string
+	proto uint8
+}{{"udp", packet.UDP}, {"tcp", packet.TCP}}
+
+// BenchmarkEstablished translates packets of established flows. Rounds alternate with runs of the
+// frozen floor doing the same work, and x-floor is the ratio of the medians.
+func BenchmarkEstablished(b *testing.B) {
+	for _, mode := range []string{"gateway", "aws"} {
+		for _, p := range protocols {
+			for _, flows := range []int{1, 65536, 1_000_000} {
+				profile := nat.GatewayProfile()
+				if mode == "aws" {
+					profile = nat.AWSProfile()
+				}
+				var l *engineLoad
+				for _, dir := range []string{"out", "in", "both"} {
+					b.Run(fmt.Sprintf("profile=%s/proto=%s/flows=%d/dir=%s/batch=64", mode, p.name, flows, dir), func(b *testing.B) {
+						if l == nil {
+							l = newEngineLoad(b, flows, p.proto, profile)
+						}
+						row := fmt.Sprintf("^BenchmarkFloor$/^dir=%s$/^proto=%s$/^flows=%d$/^batch=64$", dir, p.name, flows)
+						l.run(b, dir, row)
+						if flows > 1 {
+							b.ReportMetric(float64(l.e.Stats(0).MemoryBytes)/float64(flows), "B/session")
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// floorRuns is how often the floor runs beside one row of the engine.
+const floorRuns = 3
+
+// run measures b.N packets of the engine, in rounds, with the floor's row in between.
+func (l *engineLoad) run(b *testing.B, dir, floorRow string) {
+	l.r.direct(dir)
+	b.ReportAllocs()
+	const passes = 64
+	rounds := max(1, b.N/(passes*ringSize))
+	var engine, base []float64
+	b.ResetTimer()
+	for i := range rounds {
+		ns, done := l.r.pass(passes, l.translate)
+		if done != passes*ringSize {
+			b.Fatalf("%d of %d packets translated: %v", done, passes*ringSize, l.vs)
+		}
+		engine = append(engine, ns)
+		if rounds > 1 && len(base) < floorRuns && i >= len(base)*rounds/floorRuns { // not in the trial run with b.N = 1
+			b.StopTimer()
+			base = append(base, runFloor(b, floorRow, "ns/packet"))
+			b.StartTimer()
+		}
+	}
+	b.StopTimer()
+	l.r.valid(b)
+	ns := median(engine)
+	b.ReportMetric(0, "ns/op") // an operation is a packet, in whole rings
+	b.ReportMetric(ns, "ns/packet")
+	b.ReportMetric(1e3/ns, "Mpps")
+	if len(base) > 0 {
+		b.ReportMetric(median(base), "floor-ns/packet")
+		b.ReportMetric(ns/median(base), "x-floor")
+	}
+}
+
+func median(xs []float64) float64 {
+	slices.Sort(xs)
+	return xs[len(xs)/2]
+}
