@@ -76,6 +76,8 @@ const (
 	// Tallied and Crowded: the session is counted for its inside host, for its destination, by whoever set the bit.
 	Tallied
 	Crowded
+	// Reusable: the port of its mapping may be given out as soon as the mapping ends: no quarantine.
+	Reusable
 )
 
 // TCP flags of a record, by direction: shift by Dir.

@@ -13,6 +13,9 @@ func (t *Table) Add(r *Record) Handle {
 		return None
 	}
 	d := &t.recs[h]
+	if t.used == 0 {
+		t.wheel.now = r.LastSeen // an empty wheel may stand anywhere
+	}
 	t.free = Handle(d.Next)
 	t.used++
 	t.stats.Created++
@@ -184,7 +187,7 @@ func (t *Table) remove(h Handle, at uint32) {
 	}
 	t.ends.remove(ends, h)
 	t.mappings--
-	waits := t.Timeouts[int(r.Pool)*int(NumStates)+int(Quarantined)] != 0
+	waits := r.Bits&Reusable == 0 && t.Timeouts[int(r.Pool)*int(NumStates)+int(Quarantined)] != 0
 	t.released(r, !waits)
 	if !waits {
 		t.exts.remove(exts, h)
@@ -277,8 +280,10 @@ func (t *Table) unlist(l *list, h Handle) {
 
 // Advance moves the Table's time to now and gives back the records of what has ended by then, looking at no more than
 // budget records. It reports whether it got there; if not, what remains is dead all the same. A now that is before the
-// Table's time, by less than 2^24 ticks, does nothing. After more than 2^30 ticks without a call the first one must
-// come before any other use of now, and does all there is to do, whatever the budget.
+// Table's time, by less than 2^24 ticks, does nothing.
+//
+// A Table cannot tell more than 3<<30 ticks (37 days) from less. After more than 1<<30 without Advance, whoever has a
+// longer clock must call it, in steps, before any other use of now; it then does all there is to do, whatever the budget.
 func (t *Table) Advance(now uint32, budget int) bool {
 	w := &t.wheel
 	if now-w.now > 1<<30 {

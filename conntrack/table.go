@@ -108,8 +108,8 @@ func New(c Config, mem []byte) (*Table, error) {
 	return t, nil
 }
 
-// Rec is the record of h. Callers may change LastSeen, Attachment, and what the functions of this package that take a
-// Record change; all else is bound up with the indexes.
+// Rec is the record of h. Callers may change LastSeen (to later ticks), Attachment, and what the functions of this
+// package that take a Record change; all else is bound up with the indexes.
 func (t *Table) Rec(h Handle) *Record { return &t.recs[h] }
 
 // Count is the counter of h, nil without Config.Counts.
