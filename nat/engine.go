@@ -38,6 +38,7 @@ type Engine struct {
 	frags        fragments
 	held         heldSYNs
 	limit        limiter
+	clock        atomic.Uint64          // the latest time seen, in milliseconds
 	ids          [1 << 12]atomic.Uint32 // IP identifications, by a hash of addresses and protocol
 
 	unburied, parityLost, quoteChecksums atomic.Uint64
@@ -50,7 +51,7 @@ type Engine struct {
 type shard struct {
 	mu     sync.Mutex
 	t      *conntrack.Table
-	now    uint32 // the latest tick seen: time does not step back
+	ms     uint64 // the latest time seen, in milliseconds: it does not step back
 	number int
 	rng    *rand.ChaCha8
 	crowds crowds
@@ -157,6 +158,7 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 		e.shards[i].crowds.forget()
 	}
 	e.mu.Unlock()
+	ms := e.latest(now)
 	// What follows changes nothing for packets: they ask agrees themselves. It counts, and frees records early.
 	var impact Impact
 	for i := range e.shards {
@@ -169,7 +171,7 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 				before = int(sh.t.Stats().Cut)
 			}
 			var kept int
-			kept, next = sh.t.Reconsider(next, reconsiderAtOnce, sh.latest(ticks(now)))
+			kept, next = sh.t.Reconsider(next, reconsiderAtOnce, sh.latest(ms))
 			impact.Kept += kept
 			if next == conntrack.None {
 				impact.Cut += int(sh.t.Stats().Cut) - before
@@ -282,9 +284,6 @@ func destination(ext, rem uint32, remPort uint16, proto uint8) (uint64, uint64) 
 	return uint64(ext)<<32 | uint64(rem), uint64(remPort)<<8 | uint64(proto)
 }
 
-// ticks are the whole milliseconds of now.
-func ticks(now time.Duration) uint32 { return uint32(now / time.Millisecond) }
-
 // shardOf is the shard of an inside endpoint.
 func (e *Engine) shardOf(in uint32, inPort uint16, proto uint8) int {
 	if len(e.shards) == 1 {
@@ -299,11 +298,11 @@ func (e *Engine) Stats(now time.Duration) Stats {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	s := Stats{QuoteChecksums: e.quoteChecksums.Load(), Unburied: e.unburied.Load(), ParityLost: e.parityLost.Load(), MemoryBytes: e.hosts.size() + e.dests.size()}
-	tick := ticks(now)
+	ms := e.latest(now)
 	for i := range e.shards {
 		sh := &e.shards[i]
 		sh.mu.Lock()
-		sh.t.Advance(sh.latest(tick), reclaimAtOnce)
+		sh.t.Advance(sh.latest(ms), reclaimAtOnce)
 		c := sh.t.Stats()
 		s.Created += c.Created
 		s.Expired += c.Expired
@@ -317,7 +316,7 @@ func (e *Engine) Stats(now time.Duration) Stats {
 		sh.mu.Unlock()
 	}
 	e.frags.mu.Lock()
-	e.frags.store.Advance(tick)
+	e.frags.store.Advance(uint32(ms))
 	s.FragmentBytes, s.FragmentSets = e.frags.store.Bytes(), e.frags.store.Sets()
 	e.frags.mu.Unlock()
 	s.MemoryBytes += e.cfg.FragmentBytes
@@ -334,12 +333,43 @@ func (e *Engine) Stats(now time.Duration) Stats {
 	return s
 }
 
-// latest is the shard's time: tick, but it never steps back.
-func (sh *shard) latest(tick uint32) uint32 {
-	if int32(tick-sh.now) > 0 {
-		sh.now = tick
+// leap is how far a clock may go on at once without the wrapping ticks being misread; what goes further goes in steps.
+const leap = 1 << 30
+
+// latest is the tick of the shard's time, which ms moves on but never back.
+func (sh *shard) latest(ms uint64) uint32 {
+	if sh.t.Used() == 0 { // an empty table may stand at any time: the first, too
+		sh.ms = max(sh.ms, ms)
 	}
-	return sh.now
+	for ms > sh.ms {
+		step := min(ms-sh.ms, leap)
+		sh.ms += step
+		if step == leap {
+			sh.t.Advance(uint32(sh.ms), sh.t.Cap())
+		}
+	}
+	return uint32(sh.ms)
+}
+
+// latest is the engine's time, which now moves on but never back.
+func (e *Engine) latest(now time.Duration) uint64 {
+	ms := uint64(max(now, 0) / time.Millisecond)
+	for {
+		old := e.clock.Load()
+		if ms <= old {
+			return old
+		}
+		if e.clock.CompareAndSwap(old, ms) {
+			if ms-old >= leap {
+				e.frags.mu.Lock()
+				for ; old < ms; old += min(ms-old, leap) {
+					e.frags.store.Advance(uint32(old))
+				}
+				e.frags.mu.Unlock()
+			}
+			return ms
+		}
+	}
 }
 
 // Check walks all tables and reports every invariant that does not hold. It is for tests and for the worried; it stops
@@ -350,9 +380,10 @@ func (e *Engine) Check(now time.Duration) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var f faults
+	ms := e.latest(now)
 	for i := range e.shards {
 		sh := &e.shards[i]
-		if err := sh.t.Check(sh.latest(ticks(now))); err != nil {
+		if err := sh.t.Check(sh.latest(ms)); err != nil {
 			f.add("shard %d: %w", i, err)
 		}
 		for h := 1; h <= sh.t.Cap(); h++ {

@@ -52,7 +52,7 @@ func (l *limiter) take(tick uint32) bool {
 	if !l.primed {
 		l.primed, l.milli, l.last = true, full, tick
 	}
-	if d := int32(tick - l.last); d > 0 {
+	if d := tick - l.last; d > 0 && d < 3<<30 { // else another worker is a little ahead
 		l.milli = min(full, l.milli+int(min(d, 1<<20))*l.rate)
 		l.last = tick
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
-// holdTime is how long an unsolicited inbound SYN may not be answered, in ticks (RFC 5382 REQ-4).
+// holdTime is how long an unsolicited inbound SYN may not be answered, in milliseconds (RFC 5382 REQ-4).
 const holdTime = 6000
 
 // heldSYNs are the inbound SYNs that wait. They all wait equally long, so they are a queue, in a ring of fixed size; one
@@ -29,7 +29,7 @@ type heldKey struct {
 
 type heldSYN struct {
 	key  heldKey
-	due  uint32
+	due  uint64 // milliseconds
 	tos  uint8
 	size uint8
 	dead bool
@@ -61,7 +61,7 @@ func (w *Worker) hold(f *flow, why Verdict) Verdict {
 	}
 	i := (s.first + s.n) % len(s.ring)
 	h := &s.ring[i]
-	*h = heldSYN{key: key, due: w.tick + holdTime, tos: v.TOS}
+	*h = heldSYN{key: key, due: w.ms + holdTime, tos: v.TOS}
 	h.size = uint8(copy(h.head[:], w.first(f).Bytes()))
 	s.where[key] = i
 	s.n++
@@ -81,7 +81,7 @@ func (s *heldSYNs) discard(key heldKey) {
 }
 
 // next is when the first of them is due.
-func (s *heldSYNs) next() (uint32, bool) {
+func (s *heldSYNs) next() (uint64, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.n == 0 {
@@ -97,7 +97,7 @@ func (w *Worker) expireHeld() {
 	defer s.mu.Unlock()
 	for s.n > 0 {
 		h := &s.ring[s.first]
-		if int32(w.call-h.due) < 0 {
+		if w.ms < h.due {
 			return
 		}
 		if !h.dead {

@@ -222,6 +222,9 @@ func (w *Worker) haveRecord(sh *shard) bool {
 func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
 	r.LastSeen, r.Epoch = w.tick, w.pol.epoch
 	r.Delta = uint16(packet.Delta32(r.In, r.Ext))
+	if k, _ := class(r.Proto); !w.pol.pools[r.Pool].quarantined(k) {
+		r.Bits |= conntrack.Reusable
+	}
 	if sh.t.Used() == sh.t.Cap() {
 		if sh.t.Disinter() {
 			w.e.unburied.Add(1)

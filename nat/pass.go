@@ -63,10 +63,11 @@ func (w *Worker) decide(f *flow) Verdict {
 
 // allows reports whether a packet from the attachment may have this source (K-7, RFC 2827).
 func (a *attachment) allows(pol *policy, src uint32) bool {
+	kind := pol.owners.of(src).kind
 	if a.sources != nil {
-		return a.sources.Contains(from4(src))
+		return kind != martian && a.sources.Contains(from4(src))
 	}
-	return pol.owners.of(src).kind == inside
+	return kind == inside
 }
 
 func (w *Worker) fromInside(f *flow) Verdict {
@@ -92,7 +93,7 @@ func (w *Worker) fromInside(f *flow) Verdict {
 	way, ok := pol.route(v.Src, v.Dst)
 	switch {
 	case !ok:
-		return DropNoPath
+		return w.noPath(f, dst)
 	case way.bypass:
 		return w.pass(f, Outside, Bypassed)
 	case dst.kind != remote && pol.hairpinOff:
@@ -106,12 +107,27 @@ func (w *Worker) fromInside(f *flow) Verdict {
 		}
 	}
 	if way.pool < 0 {
-		return DropNoPath
+		return w.noPath(f, dst)
 	}
 	if v.Kind == packet.KindFragment {
 		return w.fragment(f, &pol.pools[way.pool], dst)
 	}
 	return w.naptOut(f, way.pool, dst)
+}
+
+// noPath is for a host without a way out: it still answers those who came in through a port forward.
+func (w *Worker) noPath(f *flow, dst owner) Verdict {
+	v := &f.v
+	if v.Kind != packet.KindFlow || v.Proto == packet.ICMP || dst.kind != remote && w.pol.hairpinOff {
+		return DropNoPath
+	}
+	t := w.enter(w.e.shardOf(v.Src, v.SrcPort, v.Proto)).t
+	ports := outPorts(v)
+	h := t.Live(t.FindOut(t.OutTag(v.Src, v.Dst, ports, v.Proto), v.Src, v.Dst, ports, v.Proto), w.tick)
+	if h == conntrack.None || !t.Rec(h).Has(conntrack.Forwarded|conntrack.Inbound) {
+		return DropNoPath
+	}
+	return w.naptOut(f, int(t.Rec(h).Pool), dst)
 }
 
 // pass sends a packet on as it is.
@@ -251,8 +267,8 @@ func (w *Worker) finish(f *flow, v Verdict, to Side) Verdict {
 // staticOut is the outbound pass of a 1:1 mapping (basic NAT, RFC 3022): addresses alone, no state.
 func (w *Worker) staticOut(f *flow, ext uint32, dst owner) Verdict {
 	v := &f.v
-	if v.Proto == packet.ICMP && v.Kind == packet.KindOther && (v.Type == packet.SourceQuench || v.Type == packet.Redirect) {
-		return DropProtocol // I-17, RFC 6633
+	if bad := staticICMP(v); bad != Unset {
+		return bad
 	}
 	to := Outside
 	if dst.kind != remote {
@@ -273,10 +289,27 @@ func (w *Worker) staticOut(f *flow, ext uint32, dst owner) Verdict {
 	return w.finish(f, StaticOutbound, Outside)
 }
 
+// staticICMP refuses the ICMP messages that 1:1 translation has no meaning for, also where only their first fragment is
+// at hand.
+func staticICMP(v *packet.View) Verdict {
+	if v.Proto != packet.ICMP || v.FragOff != 0 {
+		return Unset
+	}
+	switch v.Type {
+	case packet.SourceQuench, packet.Redirect: // I-17, RFC 6633
+		return DropProtocol
+	case packet.Unreachable, packet.TimeExceeded, packet.ParameterProblem:
+		if v.Kind == packet.KindFragment { // its quote, in pieces, would show an inside address (B-12)
+			return DropICMPQuote
+		}
+	}
+	return Unset
+}
+
 func (w *Worker) staticIn(f *flow, in uint32) Verdict {
 	v := &f.v
-	if v.Proto == packet.ICMP && v.Kind == packet.KindOther && (v.Type == packet.SourceQuench || v.Type == packet.Redirect) {
-		return DropProtocol
+	if bad := staticICMP(v); bad != Unset {
+		return bad
 	}
 	if v.Kind == packet.KindError {
 		return w.staticErrorIn(f, in)

@@ -104,8 +104,8 @@ type Route struct {
 	Static bool
 	// Pool is the name of the pool for sources that do not leave by Static; "" is none: DropNoPath.
 	Pool string
-	// Bypass sends packets on untranslated, if their source is in the external set or the destination is private: it
-	// is for destinations that know the inside addresses (RFC 6888 REQ-6), and outranks Static and Pool.
+	// Bypass sends packets on untranslated, and lets their answers in: it is for destinations that know the inside
+	// addresses (RFC 6888 REQ-6). It outranks Static and Pool, and is the one way for an inside source to get outside.
 	Bypass bool
 }
 

@@ -97,7 +97,11 @@ func (c *change) rewrite(p *packet.Packet, v *packet.View) {
 			return
 		}
 		be.PutUint16(l4[4:], c.port)
-		be.PutUint16(l4[2:], c.portD.Apply(be.Uint16(l4[2:])))
+		sum := c.portD.Apply(be.Uint16(l4[2:]))
+		if sum == 0 && c.port == 0 && zeros(l4[4:]) && be.Uint16(l4) == 0 {
+			sum = 0xffff // an empty echo reply to identifier 0: there is no other sum of nothing but zeros
+		}
+		be.PutUint16(l4[2:], sum)
 	case packet.DCCP:
 		if len(l4) < 8 {
 			return
@@ -109,6 +113,15 @@ func (c *change) rewrite(p *packet.Packet, v *packet.View) {
 		}
 		be.PutUint16(l4[6:], c.addrD.ApplyUDP(be.Uint16(l4[6:])))
 	}
+}
+
+func zeros(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *change) rewritePort(l4 []byte) {

@@ -40,7 +40,7 @@ func (e *Engine) read(sh *shard, first int, now time.Duration, to []Session) []S
 	defer e.mu.RUnlock()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	tick := sh.latest(ticks(now))
+	tick := sh.latest(e.latest(now))
 	for h := first; h < first+sessionsAtOnce && h <= sh.t.Cap(); h++ {
 		r := sh.t.Rec(conntrack.Handle(h))
 		if r.State == conntrack.Free || r.State == conntrack.Quarantined || !sh.t.Alive(r, tick) {

@@ -17,7 +17,8 @@ type Worker struct {
 	e    *Engine
 	pol  *policy // during a call
 	tick uint32  // during a call: of the shard that is held, or of the call
-	call uint32  // tick of the call
+	ms   uint64  // time of the call, in milliseconds
+	call uint32  // and as a tick
 	held *shard  // the shard whose lock is held
 
 	emitted []Emission
@@ -82,7 +83,8 @@ func (w *Worker) Batch(ps []packet.Packet, from AttachmentID, now time.Duration,
 
 func (w *Worker) begin(now time.Duration) {
 	w.emitted, w.used = w.emitted[:0], 0
-	w.call = ticks(now)
+	w.ms = w.e.latest(now)
+	w.call = uint32(w.ms)
 	w.tick = w.call
 	w.e.mu.RLock()
 	w.pol = w.e.pol
@@ -118,7 +120,7 @@ func (w *Worker) enter(n int) *shard {
 	w.leave()
 	sh.mu.Lock()
 	w.held = sh
-	w.tick = sh.latest(w.call)
+	w.tick = sh.latest(w.ms)
 	return sh
 }
 
@@ -129,8 +131,8 @@ func (w *Worker) leave() {
 	}
 }
 
-// tickBudget is how many records one Tick looks at in each shard: some tens of microseconds.
-const tickBudget = 1024
+// tickBudget is how many records one Tick looks at in each shard: less than 100 µs.
+const tickBudget = 256
 
 // Tick fires the timers that emit something and gives back the records of sessions that have ended, in a bounded step.
 // It returns when it wants to be called again: at the latest at that time, sooner does no harm. Sessions end on time
@@ -157,7 +159,9 @@ func (w *Worker) Tick(now time.Duration) (next time.Duration) {
 	soon(w.e.frags.store.Next())
 	w.e.frags.mu.Unlock()
 	w.expireHeld()
-	soon(w.e.held.next())
+	if due, ok := w.e.held.next(); ok {
+		ahead = uint32(min(uint64(ahead), due-min(due, w.ms)))
+	}
 	w.end()
 	return now + time.Duration(ahead)*time.Millisecond
 }
@@ -177,7 +181,6 @@ type item struct {
 type itemState uint8
 
 const (
-	done itemState = iota // has its verdict
-	slow                  // goes through one
+	slow itemState = iota // goes through one
 	fast                  // a lookup may do
 )
