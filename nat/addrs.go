@@ -67,9 +67,15 @@ func (t *owners) insert(p netip.Prefix, o owner) {
 	}
 }
 
+// surelyRemote reports whether a is nobody's that the policy knows, by the filter alone.
+func (t *owners) surelyRemote(a uint32) bool {
+	i := a >> 16
+	return t.filter[i/64]>>(i%64)&1 == 0
+}
+
 // of is what a is.
 func (t *owners) of(a uint32) owner {
-	if i := a >> 16; t.filter[i/64]>>(i%64)&1 == 0 {
+	if t.surelyRemote(a) {
 		return owner{}
 	}
 	o, _ := t.table.Lookup(from4(a))

@@ -111,11 +111,16 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 		}
 		for i := range n {
 			ext := addrs[(first+i)%len(addrs)]
-			if w.e.destinationFull(q, ext) {
+			limit := q.pool.PortsPerDestination
+			a, b := destination(ext, q.rem, q.remPort, q.proto)
+			if limit > 0 && w.e.dests.add(a, b, 0, limit, 0) != counted {
 				continue
 			}
 			if port, ok := w.allocateAt(sh, q, ext); ok {
 				return ext, port, true
+			}
+			if limit > 0 {
+				w.e.dests.drop(a, b)
 			}
 		}
 		if again {

@@ -54,6 +54,10 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 					continue
 				}
 			}
+			if it.state == pair {
+				vs[i] = w.count(w.swap(&ps[i], &it.v, it.other, att))
+				continue
+			}
 			fresh = true
 			vs[i] = w.one(&ps[i], from, base+i)
 		}
@@ -77,23 +81,26 @@ func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shard
 		v := &it.v
 		if v.Parse(p.Bytes()) == packet.OK && v.Kind == packet.KindFlow && v.TTL >= minTTL && p.WireLen() <= pol.minMTU {
 			p.Len = int(v.Total)
+			it.state = fast
 			if v.Proto == packet.ICMP {
 				// The identifier is the inside's or the external one; queries are told from answers on the slow path.
-				if query := v.Type == packet.Echo || v.Type == packet.Timestamp; query == (att.side == Inside) {
-					it.state = fast
+				if query := v.Type == packet.Echo || v.Type == packet.Timestamp; query != (att.side == Inside) {
+					it.state = slow
 				}
-			} else {
-				it.state = fast
 			}
 			if att.side == Inside {
-				if statics && pol.outOf.get(v.Src) != 0 {
+				if ext := pol.alwaysOut.get(v.Src); ext != 0 && pol.owners.surelyRemote(v.Dst) && (att.sources == nil || att.sources.Contains(from4(v.Src))) {
+					it.state, it.other = pair, ext
+				} else if statics && pol.outOf.get(v.Src) != 0 {
 					it.state = slow
 				} else if sharded {
 					it.shard = uint8(e.shardOf(v.Src, v.SrcPort, v.Proto))
 				}
 			} else {
-				if statics && pol.inOf.get(v.Dst) != 0 {
-					it.state = slow
+				if in := pol.inOf.get(v.Dst); in != 0 {
+					if it.state = slow; pol.owners.surelyRemote(v.Src) && len(pol.services) == 0 {
+						it.state, it.other = pair, in
+					}
 				} else if sharded {
 					if to, ok := pol.forwardsIn[endpoint{v.Dst, v.DstPort, v.Proto}]; ok {
 						it.shard = uint8(e.shardOf(to.addr, to.port, to.proto))
@@ -235,6 +242,20 @@ func (w *Worker) trackHit(sh *shard, p *packet.Packet, it *item, r *conntrack.Re
 	return true
 }
 
+// swap is the whole of a 1:1 translation of a query, a segment or a datagram, to an address that needs no other look.
+func (w *Worker) swap(p *packet.Packet, v *packet.View, to uint32, att *attachment) Verdict {
+	c := change{addr: to, ttl: att.router, mssClamp: w.pol.mssClamp}
+	verdict := StaticOutbound
+	if att.side == Inside {
+		c.dir, c.addrD = Out, packet.Delta32(v.Src, to)
+	} else {
+		c.dir, c.addrD = In, packet.Delta32(v.Dst, to)
+		verdict = StaticInbound
+	}
+	c.rewrite(p, v)
+	return verdict
+}
+
 // rewriteHit is change.rewrite for a whole packet of TCP, UDP or an ICMP query, without the detour over a change.
 func (w *Worker) rewriteHit(p *packet.Packet, v *packet.View, r *conntrack.Record, d conntrack.Dir, router bool) {
 	b := p.Buf[p.Off : p.Off+p.Len]
@@ -286,7 +307,6 @@ func (w *Worker) rewriteHit(p *packet.Packet, v *packet.View, r *conntrack.Recor
 			be.PutUint16(l4[6:], addrD.Plus(portD).ApplyUDP(sum))
 		}
 	default:
-		be.PutUint16(l4[4:], to)
-		be.PutUint16(l4[2:], portD.Apply(be.Uint16(l4[2:])))
+		rewriteQuery(l4, to, portD)
 	}
 }

@@ -20,9 +20,10 @@ type policy struct {
 	minMTU     int          // packets up to here need no check at all
 	owners     owners
 	routes     bart.Table[*routeSet]
-	pools      []pool // by the number in Record.Pool; a gap has no addresses
-	outOf      addrMap
-	inOf       addrMap
+	pools      []pool                // by the number in Record.Pool; a gap has no addresses
+	outOf      addrMap               // 1:1, by inside address
+	inOf       addrMap               // by outside address
+	alwaysOut  addrMap               // those of outOf that leave by it wherever they go
 	forwardsIn map[endpoint]endpoint // outside -> inside
 	forwards   map[endpoint][]endpoint
 	services   map[endpoint]bool
@@ -85,7 +86,7 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 		hairpinOff: p.HairpinOff, strictQuotes: p.StrictQuotes, dropBadResets: p.DropBadResets, mssClamp: p.MSSClamp,
 		icmpRate: p.ICMPErrorsPerSecond, hostSessions: p.HostSessions, hostRate: p.HostRate,
 		forwardsIn: map[endpoint]endpoint{}, forwards: map[endpoint][]endpoint{}, services: map[endpoint]bool{},
-		outOf: newAddrMap(len(p.Static), key), inOf: newAddrMap(len(p.Static), key),
+		outOf: newAddrMap(len(p.Static), key), inOf: newAddrMap(len(p.Static), key), alwaysOut: newAddrMap(len(p.Static), key),
 	}
 	if c.icmpRate == 0 {
 		c.icmpRate = 100
@@ -126,6 +127,13 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 		c.reserve(e)
 	}
 	c.compileRoutes(p, number)
+	for _, s := range p.Static {
+		if set, ok := c.routes.Lookup(s.Inside); ok && set.byDst.Size() == 1 {
+			if way, ok := set.byDst.Get(everywhere); ok && way.static && !way.bypass {
+				c.alwaysOut.insert(to4(s.Inside), to4(s.Outside))
+			}
+		}
+	}
 	return c
 }
 
@@ -209,13 +217,16 @@ func (c *policy) compileRoutes(p *Policy, number func(string) int) {
 			d.pool = number(r.Pool)
 		}
 		c.bypass = c.bypass || r.Bypass
-		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		dst := everywhere
 		if r.Destination.IsValid() {
 			dst = r.Destination.Masked()
 		}
 		set.byDst.Insert(dst, d)
 	}
 }
+
+// everywhere is the destination of a default route.
+var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 
 // route is the way of src to dst.
 func (c *policy) route(src, dst uint32) (route, bool) {

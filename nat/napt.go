@@ -116,19 +116,22 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	if bad := w.fit(f, to); bad != Unset {
 		return conntrack.None, bad
 	}
-	if bad := w.mayHaveMore(v.Src); bad != Unset {
+	tallied, bad := w.tally(v.Src, w.pol.hostRate)
+	if bad != Unset {
 		w.refuse(f, d)
 		return conntrack.None, bad
 	}
 	if !w.haveRecord(sh) {
+		w.untally(v.Src, tallied)
 		w.refuse(f, d)
 		return conntrack.None, DropTableFull
 	}
 	r := conntrack.Record{
 		In: v.Src, InPort: v.SrcPort, Rem: v.Dst, RemPort: remPort, Proto: v.Proto, Pool: uint16(number),
-		Attachment: uint16(f.from),
+		Attachment: uint16(f.from), Bits: tallied,
 	}
 	if !w.assign(sh, d, k, &r) {
+		w.untally(v.Src, tallied)
 		w.refuse(f, d)
 		return conntrack.None, DropNoPort
 	}
@@ -182,28 +185,37 @@ func (w *Worker) assign(sh *shard, d *pool, k int, r *conntrack.Record) bool {
 		independent: r.Has(conntrack.Independent), span: w.spanOf(d, k, r.InPort, sh.number),
 	}
 	var ok bool
-	r.Ext, r.ExtPort, ok = w.allocate(sh, &q)
+	if r.Ext, r.ExtPort, ok = w.allocate(sh, &q); ok && d.PortsPerDestination > 0 {
+		r.Bits |= conntrack.Crowded
+	}
 	return ok
 }
 
-// mayHaveMore holds an inside host against its limits (RFC 6888 REQ-4).
-func (w *Worker) mayHaveMore(in uint32) Verdict {
-	pol := w.pol
-	if pol.hostSessions == 0 && pol.hostRate == 0 {
-		return Unset
+// tally counts one more session of an inside host, if its limits let it have one (RFC 6888 REQ-4). What it returns
+// belongs into the record, or to untally.
+func (w *Worker) tally(in uint32, rate int) (conntrack.Bits, Verdict) {
+	limit := w.pol.hostSessions
+	if limit == 0 && rate == 0 {
+		return 0, Unset
 	}
-	n, made := w.e.hosts.count(uint64(in), 0, w.second())
-	if pol.hostSessions > 0 && n >= pol.hostSessions {
-		// Some of them may have ended without anybody having looked.
+	got := w.e.hosts.add(uint64(in), 0, w.second(), limit, rate)
+	if got == tooMany { // some of them may have ended without anybody having looked
 		w.held.t.Advance(w.tick, reclaimAtOnce)
-		if n, made = w.e.hosts.count(uint64(in), 0, w.second()); n >= pol.hostSessions {
-			return DropHostLimit
-		}
+		got = w.e.hosts.add(uint64(in), 0, w.second(), limit, rate)
 	}
-	if pol.hostRate > 0 && made >= pol.hostRate {
-		return DropHostRate
+	switch got {
+	case tooMany:
+		return 0, DropHostLimit
+	case tooFast:
+		return 0, DropHostRate
 	}
-	return Unset
+	return conntrack.Tallied, Unset
+}
+
+func (w *Worker) untally(in uint32, tallied conntrack.Bits) {
+	if tallied != 0 {
+		w.e.hosts.cancel(uint64(in), 0)
+	}
 }
 
 // second is the current second, for rates.
@@ -232,27 +244,7 @@ func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
 			sh.t.Recycle(w.tick)
 		}
 	}
-	if w.pol.hostSessions > 0 || w.pol.hostRate > 0 {
-		r.Bits |= conntrack.Tallied
-		w.e.hosts.add(uint64(r.In), 0, w.second())
-	}
-	if w.pol.pools[r.Pool].PortsPerDestination > 0 {
-		r.Bits |= conntrack.Crowded
-		a, b := destination(r.Ext, r.Rem, r.RemPort, r.Proto)
-		w.e.dests.add(a, b, 0)
-	}
 	return sh.t.Add(r)
-}
-
-// destinationFull holds an address against PortsPerDestination.
-func (e *Engine) destinationFull(q *want, ext uint32) bool {
-	limit := q.pool.PortsPerDestination
-	if limit == 0 {
-		return false
-	}
-	a, b := destination(ext, q.rem, q.remPort, q.proto)
-	n, _ := e.dests.count(a, b, 0)
-	return n >= limit
 }
 
 // naptIn is the inbound pass to an address of a pool.
@@ -355,19 +347,21 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	if bad := w.fit(f, Inside); bad != Unset {
 		return bad
 	}
-	if bad := w.mayHaveMore(to.addr); bad == DropHostLimit {
-		return bad
-	}
 	ports := uint32(to.port)<<16 | uint32(v.SrcPort)
 	if sh.t.Live(sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto), w.tick) != conntrack.None {
 		return DropNoPort // the same two ends already talk through another external endpoint
 	}
+	tallied, bad := w.tally(to.addr, 0) // nobody outside uses up the rate of a host
+	if bad != Unset {
+		return bad
+	}
 	if !w.haveRecord(sh) {
+		w.untally(to.addr, tallied)
 		return DropTableFull
 	}
 	r := conntrack.Record{
 		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
-		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, State: conntrack.UDP, Attachment: anyAttachment,
+		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how | tallied, State: conntrack.UDP, Attachment: anyAttachment,
 	}
 	if f.looped {
 		r.Bits |= conntrack.Looped

@@ -96,12 +96,7 @@ func (c *change) rewrite(p *packet.Packet, v *packet.View) {
 		if len(l4) < 8 || !c.hasPort {
 			return
 		}
-		be.PutUint16(l4[4:], c.port)
-		sum := c.portD.Apply(be.Uint16(l4[2:]))
-		if sum == 0 && c.port == 0 && zeros(l4[4:]) && be.Uint16(l4) == 0 {
-			sum = 0xffff // an empty echo reply to identifier 0: there is no other sum of nothing but zeros
-		}
-		be.PutUint16(l4[2:], sum)
+		rewriteQuery(l4, c.port, c.portD)
 	case packet.DCCP:
 		if len(l4) < 8 {
 			return
@@ -115,13 +110,15 @@ func (c *change) rewrite(p *packet.Packet, v *packet.View) {
 	}
 }
 
-func zeros(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
+// rewriteQuery puts another identifier into the ICMP query l4.
+func rewriteQuery(l4 []byte, id uint16, d packet.Delta) {
+	be.PutUint16(l4[4:], id)
+	sum := d.Apply(be.Uint16(l4[2:]))
+	if sum == 0 && id == 0 {
+		be.PutUint16(l4[2:], 0)
+		sum = packet.Checksum(l4) // an empty reply to identifier 0: nothing but zeros add up to all ones
 	}
-	return true
+	be.PutUint16(l4[2:], sum)
 }
 
 func (c *change) rewritePort(l4 []byte) {

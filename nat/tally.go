@@ -43,21 +43,18 @@ func (t *tally) find(hash uint64) *tallySlot {
 	}
 }
 
-// count is how many there are; ofSecond how many were made in this second.
-func (t *tally) count(a, b uint64, second uint16) (n, ofSecond int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.find(t.hash(a, b))
-	if s == nil {
-		return 0, 0
-	}
-	if s.second == second {
-		ofSecond = int(s.made)
-	}
-	return int(s.count), ofSecond
-}
+// tallied is what add found.
+type tallied uint8
 
-func (t *tally) add(a, b uint64, second uint16) {
+const (
+	counted tallied = iota
+	tooMany         // as many as limit already
+	tooFast         // as many as rate in this second already
+)
+
+// add counts one more, unless that would be more than limit, or more than rate in this second; 0 is no bound. Looking
+// and counting are one step, so that the bounds hold exactly, whatever the shards do at the same time.
+func (t *tally) add(a, b uint64, second uint16, limit, rate int) tallied {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if 4*(t.n+1) > 3*len(t.slots) {
@@ -65,17 +62,36 @@ func (t *tally) add(a, b uint64, second uint16) {
 	}
 	h := t.hash(a, b)
 	s := t.find(h)
+	made := s.made
+	if s.second != second {
+		made = 0
+	}
+	switch {
+	case limit > 0 && s.hash != 0 && int(s.count) >= limit:
+		return tooMany
+	case rate > 0 && s.hash != 0 && int(made) >= rate:
+		return tooFast
+	}
 	if s.hash == 0 {
-		*s = tallySlot{hash: h}
+		s.hash = h
 		t.n++
 	}
 	s.count++
-	if s.second != second {
-		s.second, s.made = second, 0
-	}
-	if s.made < 1<<16-1 {
+	s.second, s.made = second, made
+	if made < 1<<16-1 {
 		s.made++
 	}
+	return counted
+}
+
+// cancel takes back an add that nothing came of.
+func (t *tally) cancel(a, b uint64) {
+	t.mu.Lock()
+	if s := t.find(t.hash(a, b)); s != nil && s.made > 0 {
+		s.made--
+	}
+	t.mu.Unlock()
+	t.drop(a, b)
 }
 
 func (t *tally) grow() {

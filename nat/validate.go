@@ -26,6 +26,11 @@ func (p *Policy) Validate() error {
 	}
 	for i, q := range p.Unlent {
 		f.prefix(fmt.Sprintf("unlent %d", i+1), q)
+		for _, in := range p.Inside {
+			if in.IsValid() && q.IsValid() && in.Overlaps(q) { // RFC 4787 REQ-7
+				f.add("unlent %d: %v overlaps the inside %v", i+1, q, in)
+			}
+		}
 	}
 	claim := func(what string, a netip.Addr) {
 		switch {

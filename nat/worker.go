@@ -174,6 +174,7 @@ type item struct {
 	v     packet.View
 	tag   uint32
 	h     conntrack.Handle
+	other uint32 // the address that a pair is translated to
 	shard uint8
 	state itemState
 }
@@ -183,4 +184,5 @@ type itemState uint8
 const (
 	slow itemState = iota // goes through one
 	fast                  // a lookup may do
+	pair                  // a 1:1 mapping, and nothing else to look at
 )

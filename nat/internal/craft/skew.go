@@ -4,16 +4,16 @@ package craft
 
 import "github.com/tidegate/tidegate/packet"
 
-// Skews is by how much each checksum of b is wrong, in one's-complement arithmetic and in the order of Verify; 0 is
-// right. A checksum quoted with all that it covers counts, too. A translator may change none of them: it neither breaks
-// what is right nor repairs what is wrong.
+// Skews is by how much each checksum of b is wrong, in one's-complement arithmetic and in the order of Verify: 0 is right
+// and 0xffff the other zero, which is right in value alone. A checksum quoted with all that it covers counts, too. A
+// translator may change none of them: it neither breaks what is right nor repairs what is wrong.
 func Skews(b []byte) []uint16 {
 	list, _ := sums(b)
-	var skews []uint16
+	skews := make([]uint16, 0, 4)
 	for _, s := range list {
-		x := int(be.Uint16(b[s.field:])) + int(^s.want(b))
-		x = x>>16 + x&0xffff
-		if x == 0xffff { // the other zero
+		got, want := be.Uint16(b[s.field:]), s.want(b)
+		x := int(got) + int(^want)
+		if x = x>>16 + x&0xffff; got == want {
 			x = 0
 		}
 		skews = append(skews, uint16(x))

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import "math/rand/v2"
+
+// dice makes choices of the bytes of an operation, and, when those are used up, of numbers that follow from them: so
+// that an operation does the same wherever in a script it stands, and a fuzzer can change one choice at a time.
+type dice struct {
+	bytes []byte
+	rng   *rand.Rand
+}
+
+func newDice(b []byte) *dice {
+	var seed uint64
+	for _, c := range b {
+		seed = seed*0x100000001b3 ^ uint64(c)
+	}
+	return &dice{b, rand.New(rand.NewPCG(seed, 1))}
+}
+
+// n is a number below k.
+func (d *dice) n(k int) int {
+	if len(d.bytes) > 0 && k <= 256 {
+		c := d.bytes[0]
+		d.bytes = d.bytes[1:]
+		return int(c) % k
+	}
+	return d.rng.IntN(k)
+}
+
+// one is true once in k times.
+func (d *dice) one(k int) bool { return d.n(k) == k-1 }
+
+func pick[T any](d *dice, of ...T) T { return of[d.n(len(of))] }

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package twin is the slow twin of the NAT engine: what a packet must become, written down in the plainest way, with
+// slices that are searched from front to end. It is the executable form of the requirements and shares no code with the
+// engine, with conntrack or with the arithmetic of package packet.
+//
+// The engine is free in some things: which external port a new flow gets, which IP identification a packet. The twin
+// does not choose. It is told what the engine did, judges whether that choice was a legal one, adopts it, and then
+// knows to the byte what must have come out: so that a run ends at the first packet on which the two disagree.
+//
+// Comments name the requirement (M-1, T-9, ...) or the clause that a rule comes from.
+package twin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// The directions of a packet, as indexes.
+const (
+	out = int(nat.Out)
+	in  = int(nat.In)
+)
+
+// session is a flow through NAPT.
+type session struct {
+	proto        uint8
+	in, ext, rem netip.AddrPort // of an ICMP query: the identifier inside and outside, and 0
+	pool         string
+	independent  bool // its external endpoint is a mapping for all remote endpoints
+	forwarded    bool // its external endpoint is that of a port forward
+	replied      bool // the other side has sent something
+	counted      bool // towards the limits of its host
+	lastSeen     int64
+	paired       int // the generation of policy in which its address became its host's; 0: it did not
+	tcp          tcp // of other protocols only inbound is of use
+}
+
+// dns: one question, one answer, and seldom a second.
+func (s *session) dns() bool {
+	return s.proto == packet.UDP && s.rem.Port() == 53 && !s.tcp.inbound
+}
+
+func (s *session) state() string {
+	switch {
+	case s.proto == packet.TCP:
+		return s.tcp.state
+	case s.dns():
+		return "dns"
+	case s.proto == packet.UDP:
+		return "udp"
+	}
+	return "query"
+}
+
+// port is an external endpoint of a protocol.
+type port struct {
+	proto uint8
+	ext   netip.AddrPort
+}
+
+// tombstone keeps a port in quarantine (RFC 6888 REQ-8).
+type tombstone struct {
+	port
+	pool  string
+	ended int64
+}
+
+// heldSYN waits for the inside to send one of its own (RFC 5382 REQ-4).
+type heldSYN struct {
+	src, dst netip.AddrPort
+	packet   []byte // headers and a little more: so many bytes may it cost
+	due      int64
+	// discarded: it was asked for (T-4). Its place is free when its time has come.
+	discarded bool
+}
+
+// Twin is the state of a NAT. It is not safe for concurrent use.
+type Twin struct {
+	cfg        nat.Config
+	policy     *policy
+	sessions   []*session // the oldest first
+	limbo      []*session // cut by a change of policy; see Apply
+	buried     []tombstone
+	sets       []*fragmentSet
+	held       []heldSYN
+	tokens     int64 // ICMP errors that may be made, in thousandths
+	filled     int64 // when that was
+	now        int64
+	generation int                       // of the policy, from 1 on
+	made       map[netip.Addr]burst      // new sessions of a host
+	ids        map[idKey]map[uint16]bool // IP identifications given out
+}
+
+type burst struct {
+	second int64
+	n      int
+}
+
+type idKey struct {
+	src, dst netip.Addr
+	proto    uint8
+}
+
+// New is the twin of nat.New with the same arguments, which are valid.
+func New(cfg nat.Config, p *nat.Policy) *Twin {
+	if cfg.Sessions == 0 {
+		cfg.Sessions = 65536
+	}
+	if cfg.Shards == 0 {
+		cfg.Shards = 1
+	}
+	if cfg.FragmentBytes == 0 {
+		cfg.FragmentBytes = 4 << 20
+	}
+	if cfg.HeldSYNs == 0 {
+		cfg.HeldSYNs = 1024
+	}
+	t := &Twin{cfg: cfg, policy: newPolicy(p), generation: 1, made: map[netip.Addr]burst{}, ids: map[idKey]map[uint16]bool{}}
+	t.tokens = 1000 * t.rate()
+	return t
+}
+
+// Outcome is what the engine did with one packet.
+type Outcome struct {
+	Verdict nat.Verdict
+	// Packet is the packet as it is afterwards.
+	Packet packet.Packet
+	// Emitted is what the engine let go besides.
+	Emitted []nat.Emission
+	// Sessions are the engine's after it. They are asked for the external endpoint of a new session where that shows in
+	// no packet.
+	Sessions iter.Seq[nat.Session]
+}
+
+// emission is a packet that the twin expects beside the one at hand.
+type emission struct {
+	side  nat.Side
+	bytes []byte
+}
+
+// Step judges what the engine made of a packet that arrived at an attachment. in is the packet before the engine had it.
+func (t *Twin) Step(now time.Duration, from nat.AttachmentID, in packet.Packet, got Outcome) error {
+	t.advance(now)
+	s := &step{t: t, got: got}
+	want := s.run(from, in)
+	if s.err != nil {
+		return fmt.Errorf("engine says %v, twin %v: %w", got.Verdict, want, s.err)
+	}
+	if want != got.Verdict {
+		return fmt.Errorf("verdict %v, want %v", got.Verdict, want)
+	}
+	if want.Forward() {
+		if err := same(got.Packet.Bytes(), s.b); err != nil {
+			return fmt.Errorf("%v: %w", want, err)
+		}
+		if got.Packet.Offload != in.Offload {
+			return fmt.Errorf("%v: offload %+v, want %+v", want, got.Packet.Offload, in.Offload)
+		}
+	}
+	return sameEmissions(got.Emitted, s.emitted, 0)
+}
+
+// Tick judges what the engine's timers let go.
+func (t *Twin) Tick(now time.Duration, got []nat.Emission) error {
+	t.advance(now)
+	var want []emission
+	for len(t.held) > 0 && t.held[0].due <= t.now {
+		h := t.held[0]
+		t.held = t.held[1:]
+		// T-3: nobody asked for it. The error comes from where the SYN went, if that is still ours.
+		if !h.discarded && t.policy.lent(h.dst.Addr()) && t.spend() {
+			want = append(want, emission{nat.Outside, generate(h.dst.Addr(), h.packet, packet.Unreachable, 3, 0)})
+		}
+	}
+	if err := sameEmissions(got, want, -1); err != nil {
+		return fmt.Errorf("tick: %w", err)
+	}
+	return nil
+}
+
+// Apply judges the effect of another policy: sessions that it would not have made end at once, all others go on.
+func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
+	t.advance(now)
+	rate := t.rate()
+	t.policy = newPolicy(p)
+	t.generation++
+	if t.rate() != rate {
+		t.tokens, t.filled = 1000*t.rate(), t.now
+	}
+	// Time-outs may be others now: what has timed out by the new ones is not cut.
+	cut := func(s *session) bool { return !t.policy.agrees(s) }
+	dead := func(s *session) bool {
+		return t.policy.pool(s.pool) != nil && s.lastSeen+t.policy.timeout(s) <= t.now
+	}
+	var want nat.Impact
+	for _, s := range t.sessions {
+		if cut(s) && !dead(s) {
+			want.Cut++
+		}
+	}
+	t.drop(cut, func(*session) int64 { return t.now })
+	t.expire()
+	want.Kept = len(t.sessions)
+	if got != want {
+		return fmt.Errorf("impact %+v, want %+v", got, want)
+	}
+	return nil
+}
+
+// Compare reports the sessions that only one of the two has, or that they describe differently.
+func (t *Twin) Compare(now time.Duration, got iter.Seq[nat.Session]) error {
+	t.advance(now)
+	left := slices.Clone(t.sessions)
+	var errs []error
+	for g := range got {
+		i := slices.IndexFunc(left, func(s *session) bool {
+			return s.proto == g.Protocol && s.in == g.Inside && s.ext == g.External && s.rem == g.Remote
+		})
+		if i < 0 {
+			errs = append(errs, fmt.Errorf("the engine has a session %+v", g))
+			continue
+		}
+		s := left[i]
+		left = slices.Delete(left, i, i+1)
+		expires := time.Duration(s.lastSeen+t.policy.timeout(s)) * time.Millisecond
+		if g.State != s.state() || g.Inbound != s.tcp.inbound || g.Replied != s.replied || g.Expires != expires {
+			errs = append(errs, fmt.Errorf("session %v -> %v -> %v: the engine says %s, inbound %v, replied %v, until %v; want %s, %v, %v, %v",
+				g.Inside, g.External, g.Remote, g.State, g.Inbound, g.Replied, g.Expires, s.state(), s.tcp.inbound, s.replied, expires))
+		}
+	}
+	for _, s := range left {
+		errs = append(errs, fmt.Errorf("the engine lacks the session of protocol %d %v -> %v -> %v (%s)", s.proto, s.in, s.ext, s.rem, s.state()))
+	}
+	return errors.Join(errs...)
+}
+
+// Len is how many sessions there are.
+func (t *Twin) Len() int { return len(t.sessions) }
+
+// advance moves the clock. Time is in whole milliseconds.
+func (t *Twin) advance(now time.Duration) {
+	t.now = int64(now / time.Millisecond)
+	t.expire()
+}
+
+// expire ends what has timed out.
+func (t *Twin) expire() {
+	end := func(s *session) int64 { return s.lastSeen + t.policy.timeout(s) }
+	t.drop(func(s *session) bool { return end(s) <= t.now }, end)
+	t.buried = slices.DeleteFunc(t.buried, func(b tombstone) bool {
+		pool := t.policy.pool(b.pool)
+		return pool == nil || b.ended+pool.Profile.Quarantine.Milliseconds() <= t.now
+	})
+	t.sets = slices.DeleteFunc(t.sets, func(f *fragmentSet) bool { return f.born+fragmentTime <= t.now })
+}
+
+// drop ends the sessions that gone picks. The port of an endpoint-independent mapping is put into quarantine when the
+// last of its sessions has ended, if anybody outside could send to it (RFC 6888 REQ-8, C-5).
+func (t *Twin) drop(gone func(*session) bool, ended func(*session) int64) {
+	var dead []*session
+	t.sessions = slices.DeleteFunc(t.sessions, func(s *session) bool {
+		if gone(s) {
+			dead = append(dead, s)
+			return true
+		}
+		return false
+	})
+	slices.SortStableFunc(dead, func(a, b *session) int { return int(ended(a) - ended(b)) })
+	for _, s := range dead {
+		if host := s.in.Addr(); t.find(func(o *session) bool { return o.counted && o.in.Addr() == host }) == nil {
+			delete(t.made, host) // nothing is kept about hosts without sessions
+		}
+		pool := t.policy.pool(s.pool)
+		if !s.independent || pool == nil || t.mapping(s.proto, s.ext) != nil {
+			continue
+		}
+		if f := pool.Profile; f.Quarantine > 0 && f.Filtering[class(s.proto)] == nat.FilterEndpointIndependent {
+			p := port{s.proto, s.ext}
+			t.unbury(p)
+			t.buried = append(t.buried, tombstone{port: p, pool: s.pool, ended: ended(s)})
+		}
+	}
+}
+
+func (t *Twin) unbury(p port) {
+	t.buried = slices.DeleteFunc(t.buried, func(b tombstone) bool { return b.port == p })
+}
+
+// find is the first session that is one.
+func (t *Twin) find(is func(*session) bool) *session {
+	if i := slices.IndexFunc(t.sessions, is); i >= 0 {
+		return t.sessions[i]
+	}
+	return nil
+}
+
+// outbound and inbound find the session of a packet by its endpoints.
+func (t *Twin) outbound(proto uint8, in, rem netip.AddrPort) *session {
+	return t.find(func(s *session) bool { return s.proto == proto && s.in == in && s.rem == rem })
+}
+
+func (t *Twin) inbound(proto uint8, ext, rem netip.AddrPort) *session {
+	return t.find(func(s *session) bool { return s.proto == proto && s.ext == ext && s.rem == rem })
+}
+
+// mapping is a session of the endpoint-independent mapping that holds an external endpoint.
+func (t *Twin) mapping(proto uint8, ext netip.AddrPort) *session {
+	return t.find(func(s *session) bool { return s.independent && s.proto == proto && s.ext == ext })
+}
+
+// mappingOf is a session of the mapping of an inside endpoint in a pool. Its address may be draining: an endpoint has one
+// mapping (RFC 4787 REQ-1).
+func (t *Twin) mappingOf(pool *nat.Pool, proto uint8, in netip.AddrPort) *session {
+	return t.find(func(s *session) bool { return s.independent && s.pool == pool.Name && s.proto == proto && s.in == in })
+}
+
+// rate is how many ICMP errors may be made in a second.
+func (t *Twin) rate() int64 {
+	switch n := t.policy.ICMPErrorsPerSecond; {
+	case n == 0:
+		return 100
+	case n < 0:
+		return 0
+	default:
+		return int64(n)
+	}
+}
+
+// spend takes a token for an ICMP error of our own, if there is one (RFC 1812, section 4.3.2.8; B-11).
+func (t *Twin) spend() bool {
+	rate := t.rate()
+	t.tokens = min(t.tokens+(t.now-t.filled)*rate, 1000*rate)
+	t.filled = t.now
+	if t.tokens < 1000 {
+		return false
+	}
+	t.tokens -= 1000
+	return true
+}
+
+func sameEmissions(got []nat.Emission, want []emission, cause int) error {
+	for i, g := range got {
+		if i >= len(want) {
+			return fmt.Errorf("emitted to the %v besides: % x", g.Side, g.Packet.Bytes())
+		}
+		if err := same(g.Packet.Bytes(), want[i].bytes); err != nil {
+			return fmt.Errorf("emission %d: %w", i, err)
+		}
+		if g.Side != want[i].side || g.Cause != cause || g.Packet.Offload != (packet.Offload{}) {
+			return fmt.Errorf("emission %d: to the %v because of %d with %+v, want the %v, %d and nothing", i, g.Side, g.Cause, g.Packet.Offload, want[i].side, cause)
+		}
+		if g.Packet.Off < packet.Headroom {
+			return fmt.Errorf("emission %d: headroom of %d", i, g.Packet.Off)
+		}
+	}
+	if len(got) < len(want) {
+		return fmt.Errorf("not emitted to the %v: % x", want[len(got)].side, want[len(got)].bytes)
+	}
+	return nil
+}
+
+func same(got, want []byte) error {
+	if bytes.Equal(got, want) {
+		return nil
+	}
+	at := 0
+	for at < min(len(got), len(want)) && got[at] == want[at] {
+		at++
+	}
+	return fmt.Errorf("differs from byte %d on:\n got % x\nwant % x", at, got, want)
+}

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat_test
+
+import (
+	"bytes"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/nat/internal/craft"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// The tests in the files row_*_test.go are named by the rows of docs/conformance.md that they prove. Each is a scenario:
+// packets, sides and times, run through a gate, which is an engine whose every output is judged. A scenario is run four
+// times, one packet at a time and in batches, in one shard and in four, and must end the same.
+
+// trial is how a scenario is run.
+type trial struct {
+	config nat.Config // without Shards
+	policy nat.Policy
+	// oneShard is for scenarios that count the last port: a shard gives out only its own.
+	oneShard bool
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// run runs the scenario in all ways and compares.
+func (tr trial) run(t *testing.T, scenario func(g *gate)) {
+	t.Helper()
+	var first, firstOfOne []event
+	for _, mode := range []struct {
+		name   string
+		batch  bool
+		shards int
+	}{{"translate, 1 shard", false, 1}, {"batch, 1 shard", true, 1}, {"translate, 4 shards", false, 4}, {"batch, 4 shards", true, 4}} {
+		if tr.oneShard && mode.shards > 1 {
+			continue
+		}
+		ok := t.Run(mode.name, func(t *testing.T) {
+			tr.config.Shards = mode.shards
+			g := newGate(t, tr.config, tr.policy)
+			g.batch = mode.batch
+			scenario(g)
+			g.finish()
+			if first == nil {
+				first = g.log
+			}
+			g.compare(first, func(e event) any { return e.verdict })
+			if mode.shards == 1 {
+				if firstOfOne == nil {
+					firstOfOne = g.log
+				}
+				g.compare(firstOfOne, func(e event) any { return e })
+			}
+		})
+		if !ok {
+			return // the others would say the same
+		}
+	}
+}
+
+// event is what the log keeps of a packet: verdict, and a hash of all output.
+type event struct {
+	verdict nat.Verdict
+	output  uint64
+}
+
+// emitted is a packet that the engine made.
+type emitted struct {
+	side  nat.Side
+	b     []byte
+	cause int
+}
+
+// result is what became of a packet.
+type result struct {
+	nat.Verdict
+	p       packet.Packet
+	b       []byte // of p; nil unless it goes on
+	emitted []emitted
+}
+
+// gate is an engine under test, and its clock.
+type gate struct {
+	*testing.T
+	e     *nat.Engine
+	w     *nat.Worker
+	batch bool
+	now   time.Duration
+
+	pol     nat.Policy
+	ours    map[netip.Addr]bool
+	counted [nat.NumVerdicts]uint64 // what Stats should say
+	log     []event
+	sent    int
+	checked int
+	every   int
+}
+
+func newGate(t *testing.T, cfg nat.Config, p nat.Policy) *gate {
+	t.Helper()
+	if cfg.Sessions == 0 {
+		cfg.Sessions = 1024
+	}
+	if cfg.Seed == 0 {
+		cfg.Seed = 1
+	}
+	if cfg.FragmentBytes == 0 {
+		cfg.FragmentBytes = 1 << 20
+	}
+	e, err := nat.New(cfg, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{T: t, e: e, w: e.Worker(), every: max(64, cfg.Sessions)}
+	g.setPolicy(p)
+	return g
+}
+
+func (g *gate) setPolicy(p nat.Policy) {
+	g.pol = p
+	g.ours = map[netip.Addr]bool{GX: true}
+	for _, q := range p.Pools {
+		for _, a := range slices.Concat(q.Addresses, q.Draining) {
+			g.ours[a] = true
+		}
+	}
+	for _, s := range p.Static {
+		g.ours[s.Outside] = true
+	}
+}
+
+// apply puts another policy in place.
+func (g *gate) apply(p nat.Policy) nat.Impact {
+	g.Helper()
+	i, err := g.e.Apply(&p, g.now)
+	if err != nil {
+		g.Fatal(err)
+	}
+	g.setPolicy(p)
+	return i
+}
+
+// at sets the clock.
+func (g *gate) at(now time.Duration) { g.now = now }
+
+// sec is a time in seconds.
+func sec(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// out and in send a packet from inside and from outside.
+func (g *gate) out(b []byte) result { g.Helper(); return g.send(0, packet.From(b))[0] }
+func (g *gate) in(b []byte) result  { g.Helper(); return g.send(1, packet.From(b))[0] }
+
+// outAll and inAll send many at once.
+func (g *gate) outAll(bs [][]byte) []result { g.Helper(); return g.send(0, packets(bs)...) }
+func (g *gate) inAll(bs [][]byte) []result  { g.Helper(); return g.send(1, packets(bs)...) }
+
+func packets(bs [][]byte) []packet.Packet {
+	ps := make([]packet.Packet, len(bs))
+	for i, b := range bs {
+		ps[i] = packet.From(b)
+	}
+	return ps
+}
+
+// send sends packets from an attachment and judges all that comes of them.
+func (g *gate) send(from nat.AttachmentID, ps ...packet.Packet) []result {
+	g.Helper()
+	before := make([]packet.Packet, len(ps))
+	results := make([]result, len(ps))
+	for i := range ps {
+		before[i] = ps[i].Clone()
+	}
+	if g.batch {
+		vs := make([]nat.Verdict, len(ps))
+		g.w.Batch(ps, from, g.now, vs)
+		for i, v := range vs {
+			results[i].Verdict = v
+		}
+		for _, e := range g.w.Emitted() {
+			r := &results[e.Cause]
+			r.emitted = append(r.emitted, g.collect(e))
+		}
+	} else {
+		for i := range ps {
+			results[i].Verdict = g.w.Translate(&ps[i], from, g.now)
+			for _, e := range g.w.Emitted() {
+				results[i].emitted = append(results[i].emitted, g.collect(e))
+			}
+		}
+	}
+	for i := range ps {
+		r := &results[i]
+		if r.Forward() {
+			r.p, r.b = ps[i], ps[i].Bytes()
+		}
+		g.judge(from, &before[i], r)
+	}
+	g.count(results)
+	if g.sent += len(ps); g.sent-g.checked >= g.every {
+		g.check()
+	}
+	return results
+}
+
+func (g *gate) collect(e nat.Emission) emitted {
+	p := e.Packet.Clone()
+	return emitted{e.Side, p.Bytes(), e.Cause}
+}
+
+// judge holds what became of a packet against the invariants of all rows.
+func (g *gate) judge(from nat.AttachmentID, in *packet.Packet, r *result) {
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	if r.Forward() {
+		_, _ = h.Write(r.b)
+		side := r.Side()
+		if r.Verdict != nat.Bypassed {
+			g.noLeak(side, r.b)
+		}
+		was, is := completed(in), completed(&r.p)
+		was = was[:min(len(was), int(be.Uint16(was[2:])))]
+		if was, is := craft.Skews(was), craft.Skews(is); !slices.EqualFunc(was, is, sameSkew) {
+			g.Fatalf("%v: checksums wrong by %#x before and by %#x after\n  %s\n  %s", r.Verdict, was, is,
+				craft.Describe(in.Bytes()), craft.Describe(r.b))
+		}
+	}
+	for _, e := range r.emitted {
+		_, _ = h.Write(e.b)
+		g.judgeEmitted(e)
+	}
+	if r.Verdict == nat.Unset || r.Verdict == nat.DropLeak {
+		g.Fatalf("%v for %s", r.Verdict, craft.Describe(in.Bytes()))
+	}
+	g.log = append(g.log, event{r.Verdict, h.Sum64()})
+}
+
+// sameSkew: what is wrong stays wrong by as much, and a right checksum right; but it may be written in the usual way.
+func sameSkew(was, is uint16) bool { return was == is || was == 0xffff && is == 0 }
+
+// judgeEmitted does so for a packet that the engine made.
+func (g *gate) judgeEmitted(e emitted) {
+	g.Helper()
+	if err := craft.Verify(e.b); err != nil {
+		g.Fatalf("made a packet with a bad checksum: %v in %s", err, craft.Describe(e.b))
+	}
+	g.noLeak(e.side, e.b)
+}
+
+// noLeak looks for inside addresses in what goes outside: source, and the quotes of ICMP errors.
+func (g *gate) noLeak(side nat.Side, b []byte) {
+	if side != nat.Outside {
+		return
+	}
+	if src, _ := addrs(b); !g.ours[src] {
+		g.Fatalf("leak: %s", craft.Describe(b))
+	}
+	if q := craft.Quote(b); len(q) >= 20 {
+		src, dst := addrs(q)
+		for _, p := range g.pol.Inside {
+			if p.Contains(src) || p.Contains(dst) {
+				g.Fatalf("leak in a quote: %s", craft.Describe(b))
+			}
+		}
+	}
+}
+
+// completed is a packet as a card with checksum offload sends it.
+func completed(p *packet.Packet) []byte {
+	b := p.Bytes()
+	if o := p.Offload; o.Csum == packet.CsumPartial {
+		b = bytes.Clone(b)
+		at := int(o.CsumStart) + int(o.CsumOffset)
+		c := craft.Checksum(b[o.CsumStart:])
+		if c == 0 && b[9] == packet.UDP {
+			c = 0xffff
+		}
+		be.PutUint16(b[at:], c)
+	}
+	return b
+}
+
+// count checks that each packet was counted once, under its verdict, and nothing else was.
+func (g *gate) count(rs []result) {
+	dropped := false
+	for i := range rs {
+		g.counted[rs[i].Verdict]++
+		dropped = dropped || rs[i].Dropped()
+	}
+	if dropped {
+		g.compareCounts()
+	}
+}
+
+func (g *gate) compareCounts() {
+	g.Helper()
+	if got := g.stats().Verdicts; got != g.counted {
+		for v := range got {
+			if got[v] != g.counted[v] {
+				g.Errorf("counter %v is %d, want %d", nat.Verdict(v), got[v], g.counted[v])
+			}
+		}
+		g.FailNow()
+	}
+}
+
+func (g *gate) check() {
+	g.Helper()
+	g.checked = g.sent
+	if err := g.e.Check(g.now); err != nil {
+		g.Fatalf("after %d packets: %v", g.sent, err)
+	}
+}
+
+func (g *gate) finish() {
+	g.Helper()
+	g.compareCounts()
+	g.check()
+}
+
+// compare holds the log against that of another run.
+func (g *gate) compare(other []event, what func(event) any) {
+	g.Helper()
+	if len(g.log) != len(other) {
+		g.Fatalf("%d packets, %d in another mode", len(g.log), len(other))
+	}
+	for i := range g.log {
+		if a, b := what(g.log[i]), what(other[i]); a != b {
+			g.Fatalf("packet %d: %v, in another mode %v", i, a, b)
+		}
+	}
+}
+
+// tick fires the timers and returns what they made.
+func (g *gate) tick() []emitted {
+	g.Helper()
+	g.w.Tick(g.now)
+	var es []emitted
+	for _, e := range g.w.Emitted() {
+		es = append(es, g.collect(e))
+		g.judgeEmitted(es[len(es)-1])
+	}
+	return es
+}
+
+func (g *gate) stats() nat.Stats { return g.e.Stats(g.now) }
+
+// state is all that a packet without effect must leave alone.
+type state struct {
+	created         uint64
+	sessions        int
+	mappings        int
+	memory          int
+	fragments, syns int
+}
+
+func (g *gate) state() state {
+	s := g.stats()
+	return state{s.Created, s.Sessions, s.Mappings, s.MemoryBytes, s.FragmentBytes, s.HeldSYNs}
+}
+
+// drops sends a packet that must end with verdict v, without a trace: no state, no answer.
+func (g *gate) drops(v nat.Verdict, from nat.AttachmentID, b []byte) {
+	g.Helper()
+	before := g.state()
+	r := g.send(from, packet.From(b))[0]
+	if r.Verdict != v {
+		g.Fatalf("%v, want %v, for %s", r.Verdict, v, craft.Describe(b))
+	}
+	if len(r.emitted) != 0 {
+		g.Fatalf("%v, and answered with %s", v, craft.Describe(r.emitted[0].b))
+	}
+	if after := g.state(); after != before {
+		g.Fatalf("%v left something behind: %+v, before %+v", v, after, before)
+	}
+}
+
+// want fails unless r is v, and returns it.
+func (g *gate) want(r result, v nat.Verdict) result {
+	g.Helper()
+	if r.Verdict != v {
+		g.Fatalf("%v, want %v", r.Verdict, v)
+	}
+	return r
+}
+
+// sessions are the live ones.
+func (g *gate) sessions() []nat.Session { return slices.Collect(g.e.Sessions(g.now)) }
+
+// session is the live session of two ends.
+func (g *gate) session(proto uint8, in, rem end) nat.Session {
+	g.Helper()
+	if proto == packet.ICMP {
+		rem = at(rem.Addr(), 0)
+	}
+	for s := range g.e.Sessions(g.now) {
+		if s.Protocol == proto && s.Inside == in && s.Remote == rem {
+			return s
+		}
+	}
+	g.Fatalf("no session of %v with %v", in, rem)
+	return nat.Session{}
+}
