@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package vpc is the edge of a virtual private cloud as a model, in the words and by the rules of Amazon VPC: networks,
+// subnets, route tables, instances with lent public addresses, Elastic IPs, internet gateways and NAT gateways. It says
+// who may do what, and compiles the answer into a nat.Policy; packets are the business of package nat.
+//
+// The model is pure. It does no I/O and reads no clock: calls that depend on time are given it, and equal seeds and
+// calls make equal models, ids included. Each call is one transaction: it changes everything it is for, or returns an
+// *Error with the code that EC2 has for the case and leaves no trace.
+//
+// A public address has one owner at any time. It is idle in the pool, lent to a running instance, or allocated as an
+// Elastic IP; an Elastic IP is free, on an instance, or on a NAT gateway.
+//
+// Changes take effect at once. States that the real cloud shows while it is still busy (pending, stopping, deleting) do
+// not occur, and a deleted object is gone, save terminated instances, which can be looked up for an hour.
+package vpc
