@@ -18,26 +18,26 @@ func Example() {
 	prefix := netip.MustParsePrefix
 	everything := prefix("0.0.0.0/0")
 
-	m, _ := vpc.New(vpc.Config{PublicPool: []netip.Prefix{prefix("198.51.100.128/28")}})
-	v, _ := m.CreateVPC(prefix("10.0.0.0/16"))
+	m := must(vpc.New(vpc.Config{PublicPool: []netip.Prefix{prefix("198.51.100.128/28")}}))
+	v := must(m.CreateVPC(prefix("10.0.0.0/16")))
 	igw := m.CreateInternetGateway()
-	m.AttachInternetGateway(igw.ID, v.ID)
+	check(m.AttachInternetGateway(igw.ID, v.ID))
 
-	public, _ := m.CreateSubnet(vpc.CreateSubnetInput{VPCID: v.ID, CIDR: prefix("10.0.1.0/24"), MapPublicIPOnLaunch: true})
-	outward, _ := m.CreateRouteTable(v.ID)
-	m.AssociateRouteTable(outward.ID, public.ID)
-	m.CreateRoute(outward.ID, everything, igw.ID)
-	private, _ := m.CreateSubnet(vpc.CreateSubnetInput{VPCID: v.ID, CIDR: prefix("10.0.2.0/24")})
+	public := must(m.CreateSubnet(vpc.CreateSubnetInput{VPCID: v.ID, CIDR: prefix("10.0.1.0/24"), MapPublicIPOnLaunch: true}))
+	outward := must(m.CreateRouteTable(v.ID))
+	must(m.AssociateRouteTable(outward.ID, public.ID))
+	check(m.CreateRoute(outward.ID, everything, igw.ID))
+	private := must(m.CreateSubnet(vpc.CreateSubnetInput{VPCID: v.ID, CIDR: prefix("10.0.2.0/24")}))
 
-	web, _ := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: public.ID})
-	db, _ := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: private.ID})
+	web := must(m.RunInstance(now, vpc.RunInstanceInput{SubnetID: public.ID}))
+	db := must(m.RunInstance(now, vpc.RunInstanceInput{SubnetID: private.ID}))
 	fmt.Println("web is", web.PrivateIP, "and", web.PublicIP)
 	fmt.Println("db is", db.PrivateIP, "and nothing else")
 
-	eip, _ := m.AllocateAddress(now)
-	gateway, _ := m.CreateNATGateway(vpc.CreateNATGatewayInput{SubnetID: public.ID, AllocationID: eip.ID})
-	m.CreateRoute(v.MainRouteTableID, everything, gateway.ID)
-	policy, _ := m.Policy(v.ID) // what the engine of package nat runs on
+	eip := must(m.AllocateAddress(now))
+	gateway := must(m.CreateNATGateway(vpc.CreateNATGatewayInput{SubnetID: public.ID, AllocationID: eip.ID}))
+	check(m.CreateRoute(v.MainRouteTableID, everything, gateway.ID))
+	policy := must(m.Policy(v.ID)) // what the engine of package nat runs on
 	for _, r := range policy.Routes {
 		fmt.Println("from", r.Source, "1:1:", r.Static, "through the gateway:", r.Pool == gateway.ID)
 	}
@@ -50,4 +50,15 @@ func Example() {
 	// from 10.0.1.0/24 1:1: true through the gateway: false
 	// from 10.0.2.0/24 1:1: false through the gateway: true
 	// true InvalidIPAddress.InUse
+}
+
+func must[T any](v T, err error) T {
+	check(err)
+	return v
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
 }

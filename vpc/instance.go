@@ -134,6 +134,7 @@ func (m *Model) TerminateInstance(now time.Time, instanceID string) (Instance, e
 	delete(m.attachments, i.Attachment)
 	i = Instance{ID: i.ID, VPCID: i.VPCID, SubnetID: i.SubnetID, AutoAssign: i.AutoAssign, State: Terminated, Since: now}
 	m.instances.put(i.ID, i)
+	m.terminated = append(m.terminated, i.ID)
 	return i, nil
 }
 
@@ -196,10 +197,10 @@ func (m *Model) pickAttachment() (nat.AttachmentID, error) {
 	return 0, refuse(InstanceLimitExceeded, "there are %d instances; terminate one first", len(m.attachments))
 }
 
+// forgetTerminated removes the instances whose hour is over.
 func (m *Model) forgetTerminated(now time.Time) {
-	for _, id := range slices.Clone(m.instances.ids) {
-		if i := m.instances.byID[id]; i.State == Terminated && now.Sub(i.Since) >= terminatedFor {
-			m.instances.del(id)
-		}
+	for len(m.terminated) > 0 && now.Sub(m.instances.byID[m.terminated[0]].Since) >= terminatedFor {
+		m.instances.del(m.terminated[0])
+		m.terminated = m.terminated[1:]
 	}
 }

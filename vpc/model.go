@@ -62,6 +62,7 @@ type Model struct {
 	addresses   store[Address]
 	natGateways store[NATGateway]
 
+	terminated     []string              // instances, in that order
 	private        map[privateKey]string // owner of each private address that is in use
 	attachments    map[nat.AttachmentID]string
 	lastAttachment nat.AttachmentID

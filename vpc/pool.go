@@ -40,7 +40,11 @@ func (p *pool) next(now time.Time) (i int, ok bool) {
 // take removes the address at the place that next has named.
 func (p *pool) take(i int) netip.Addr {
 	ip := p.idle[i].ip
-	p.idle = slices.Delete(p.idle, i, i+1)
+	if i == 0 { // nearly always, and the pool may be large
+		p.idle = p.idle[1:]
+	} else {
+		p.idle = slices.Delete(p.idle, i, i+1)
+	}
 	return ip
 }
 
