@@ -148,11 +148,18 @@ func (e *Engine) pairing(in uint32, n int) int {
 	return int(hi)
 }
 
+// buriedAtOnce bounds the ports in quarantine that one refused flow looks at (B-30): those that wait longest may all be of
+// another address or protocol. Beyond, the flow is refused and the quarantine holds.
+const buriedAtOnce = 1 << 12
+
 // disinter ends the quarantine of the port that has waited longest and that q could use (C-5).
 func (w *Worker) disinter(sh *shard, q *want, addrs []uint32, first, n int) {
-	found := conntrack.None
+	found, left := conntrack.None, buriedAtOnce
 	sh.t.Buried(func(h conntrack.Handle, r *conntrack.Record) bool {
-		if r.Proto != q.proto || !q.span.has(uint32(r.ExtPort)) {
+		if left--; left < 0 {
+			return false
+		}
+		if r.Proto != q.proto || !q.span.has(uint32(r.ExtPort)) || q.pool.isReserved(q.k, r.ExtPort) {
 			return true
 		}
 		for i := range n {

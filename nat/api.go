@@ -18,13 +18,19 @@ type Config struct {
 	Shards int
 	// Seed makes hashes and ports. Engines with equal seeds and input do the same; 0 stands for a random one.
 	Seed uint64
-	// FragmentBytes bounds the memory for fragments that wait; 0 means 4 MiB.
+	// FragmentBytes bounds the memory for fragments that wait; 0 means 4 MiB, and less than 640 KiB counts as that.
 	FragmentBytes int
+	// FragmentTimeout is how long the pieces of a datagram wait for the rest, from the first one on, 1 ms to 1 hour; 0
+	// means DefaultFragmentTimeout.
+	FragmentTimeout time.Duration
 	// HeldSYNs bounds the inbound SYNs that wait; 0 means 1,024.
 	HeldSYNs int
 	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session.
 	FlowCounters bool
 }
+
+// DefaultFragmentTimeout is within what RFC 791, section 3.2, has receivers wait.
+const DefaultFragmentTimeout = 15 * time.Second
 
 // Emission is a packet that the engine made, or kept and now lets go: ICMP errors, RSTs, fragments.
 type Emission struct {

@@ -198,6 +198,13 @@ func (c *policy) reserve(e endpoint) {
 	d.reserved[k][e.port/64] |= 1 << (e.port % 64)
 }
 
+// reserves reports whether e is reserved: by a policy that came after the session that has it.
+func (c *policy) reserves(e endpoint) bool {
+	o := c.owners.of(e.addr)
+	k, ok := class(e.proto)
+	return ok && o.kind == external && c.pools[o.pool].isReserved(k, e.port)
+}
+
 func (d *pool) isReserved(k int, port uint16) bool {
 	return d.reserved[k] != nil && d.reserved[k][port/64]>>(port%64)&1 != 0
 }

@@ -162,6 +162,19 @@ func (cs *crowds) taken(sh *shard, q *want, ext, port uint32) {
 	}
 }
 
+// kept notes that r will have its port, for which room was made: what was recycled may have been the only session of r's
+// own mapping, which released its port.
+func (cs *crowds) kept(r *conntrack.Record) {
+	for i := range cs.keys {
+		if k := &cs.keys[i]; k.ext != r.Ext || k.proto != r.Proto || k.one || !r.Has(conntrack.Independent) {
+			continue
+		}
+		if place, ok := cs.live[i].span.place(uint32(r.ExtPort)); ok {
+			cs.live[i].clear(place)
+		}
+	}
+}
+
 // released notes an external tuple that is free again. A destination where most ports are free is crowded no more.
 func (cs *crowds) released(r *conntrack.Record) {
 	// A record of an endpoint-independent mapping frees its port for everybody; so does a tombstone.

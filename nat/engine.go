@@ -91,6 +91,12 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	} else if cfg.Sessions < cfg.Shards || cfg.Sessions/cfg.Shards > conntrack.MaxSessions {
 		f.add("nat: %d sessions in %d shards: want 1 to %d in each", cfg.Sessions, cfg.Shards, conntrack.MaxSessions)
 	}
+	if cfg.FragmentTimeout == 0 {
+		cfg.FragmentTimeout = DefaultFragmentTimeout
+	}
+	if cfg.FragmentTimeout < time.Millisecond || cfg.FragmentTimeout > time.Hour {
+		f.add("nat: fragments that wait for %v: want 1ms to 1h", cfg.FragmentTimeout)
+	}
 	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 {
 		f.add("nat: a negative bound")
 	}
@@ -109,6 +115,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	e.hosts.key = [2]uint64{root.Uint64(), root.Uint64()}
 	e.dests.key = [2]uint64{root.Uint64(), root.Uint64()}
 	e.frags.store = reasm.New(cfg.FragmentBytes, [2]uint64{root.Uint64(), root.Uint64()})
+	e.frags.store.Timeout = uint32(cfg.FragmentTimeout / time.Millisecond)
 	e.held.init(cfg.HeldSYNs)
 	for i := range e.ids {
 		e.ids[i].Store(uint32(root.Uint64()))
@@ -262,6 +269,11 @@ func (e *Engine) agrees(r *conntrack.Record) bool {
 			return false
 		}
 	}
+	// Its remote address may have become one of ours, or be one no longer.
+	r.Bits &^= conntrack.Looped
+	if p.owners.of(r.Rem).kind != remote {
+		r.Bits |= conntrack.Looped
+	}
 	r.Epoch = p.epoch
 	return true
 }
@@ -274,7 +286,7 @@ func (e *Engine) released(sh *shard, r *conntrack.Record, last bool) {
 	if r.Has(conntrack.Crowded) {
 		e.dests.drop(destination(r.Ext, r.Rem, r.RemPort, r.Proto))
 	}
-	if last && len(sh.crowds.keys) > 0 {
+	if last && len(sh.crowds.keys) > 0 && !e.pol.reserves(endpoint{r.Ext, r.ExtPort, r.Proto}) {
 		sh.crowds.released(r)
 	}
 }

@@ -25,41 +25,34 @@ func (w *Worker) emit(p packet.Packet, to Side) {
 	w.emitted = append(w.emitted, Emission{Packet: p, Side: to, Cause: w.cause})
 }
 
-// limiter is a token bucket for the ICMP errors that the engine makes (RFC 1812, section 4.3.2.8; B-11).
+// limiter bounds the ICMP errors that the engine makes (RFC 1812, section 4.3.2.8; B-11): so many in the second that
+// begins with the first of them. A token bucket would let twice as many through in the first second (I-12).
 type limiter struct {
-	mu     sync.Mutex
-	rate   int    // tokens a second, and the most there can be; negative: none
-	milli  int    // tokens × 1000
-	last   uint32 // tick
-	primed bool
+	mu    sync.Mutex
+	rate  int    // the most there may be in a second; negative: none
+	n     int    // how many there were since
+	since uint32 // tick
 }
 
 func (l *limiter) setRate(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n != l.rate {
-		l.rate, l.primed = n, false
+		l.rate, l.n = n, 0
 	}
 }
 
 func (l *limiter) take(tick uint32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rate < 0 {
+	const back = 1 << 24 // steps back by less are none
+	if d := tick - l.since; l.n == 0 || d >= 1000 && d < 1<<32-back {
+		l.n, l.since = 0, tick
+	}
+	if l.n >= l.rate {
 		return false
 	}
-	full := l.rate * 1000
-	if !l.primed {
-		l.primed, l.milli, l.last = true, full, tick
-	}
-	if d := tick - l.last; d > 0 && d < 3<<30 { // else another worker is a little ahead
-		l.milli = min(full, l.milli+int(min(d, 1<<20))*l.rate)
-		l.last = tick
-	}
-	if l.milli < 1000 {
-		return false
-	}
-	l.milli -= 1000
+	l.n++
 	return true
 }
 

@@ -43,14 +43,6 @@ func (w *Worker) readError(f *flow, q *quoted) Verdict {
 	return Unset
 }
 
-// fitError is fit for errors, which cause no errors themselves and are not cut.
-func (w *Worker) fitError(f *flow, to Side) Verdict {
-	if mtu := w.pol.mtu[to]; mtu != 0 && !f.looped && f.p.Len > mtu {
-		return DropTooBig
-	}
-	return Unset
-}
-
 // errorIn is the inbound pass of an error about a packet of a pool's session.
 func (w *Worker) errorIn(f *flow) Verdict {
 	var q quoted
@@ -74,7 +66,7 @@ func (w *Worker) errorIn(f *flow) Verdict {
 	if h = sh.t.Live(h, w.tick); h == conntrack.None {
 		return DropICMPNoMapping // REQ-4
 	}
-	if bad := w.fitError(f, Inside); bad != Unset {
+	if bad := w.fit(f, Inside); bad != Unset {
 		return bad
 	}
 	r := sh.t.Rec(h)
@@ -99,7 +91,7 @@ func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 	if dst.kind != remote {
 		to = Inside
 	}
-	if bad := w.fitError(f, to); bad != Unset {
+	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
 	// The sender may be any router inside; outside it has the address that the quoted packet was sent to (I-10).
@@ -147,7 +139,7 @@ func (w *Worker) staticErrorOut(f *flow, ext uint32, dst owner, to Side) Verdict
 	if bad := w.readError(f, &q); bad != Unset {
 		return bad
 	}
-	if bad := w.fitError(f, to); bad != Unset {
+	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
 	quotedDst := ext
@@ -168,7 +160,7 @@ func (w *Worker) staticErrorIn(f *flow, in uint32) Verdict {
 	if bad := w.readError(f, &q); bad != Unset {
 		return bad
 	}
-	if bad := w.fitError(f, Inside); bad != Unset {
+	if bad := w.fit(f, Inside); bad != Unset {
 		return bad
 	}
 	w.rewriteError(f, &q, In, in, in, 0, false)
@@ -237,7 +229,7 @@ func rewriteQuote(b []byte, v *packet.View, d Direction, addr uint32, port uint1
 		sum = sum.Plus(set(l4+6, both.ApplyUDP(be.Uint16(b[l4+6:]))))
 	case v.Proto == packet.DCCP && n >= 8:
 		sum = sum.Plus(set(l4+6, both.Apply(be.Uint16(b[l4+6:]))))
-	case v.Proto == packet.ICMP && hasPort && n >= 4:
+	case v.Proto == packet.ICMP && hasPort && n >= 4 && both != packet.NoDelta:
 		sum = sum.Plus(set(l4+2, both.Apply(be.Uint16(b[l4+2:]))))
 	}
 	return sum

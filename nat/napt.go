@@ -122,7 +122,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		return conntrack.None, bad
 	}
 	if !w.haveRecord(sh) {
-		w.untally(v.Src, tallied)
+		w.untally(v.Src, tallied, w.pol.hostRate)
 		w.refuse(f, d)
 		return conntrack.None, DropTableFull
 	}
@@ -131,7 +131,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		Attachment: uint16(f.from), Bits: tallied,
 	}
 	if !w.assign(sh, d, k, &r) {
-		w.untally(v.Src, tallied)
+		w.untally(v.Src, tallied, w.pol.hostRate)
 		w.refuse(f, d)
 		return conntrack.None, DropNoPort
 	}
@@ -154,9 +154,6 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	}
 	h := w.add(sh, &r)
 	w.account(sh, h, conntrack.Out, f)
-	if v.Proto == packet.TCP {
-		w.e.held.discard(heldKey{r.Ext, r.Rem, r.ExtPort, r.RemPort}) // T-4
-	}
 	return h, Unset
 }
 
@@ -212,9 +209,9 @@ func (w *Worker) tally(in uint32, rate int) (conntrack.Bits, Verdict) {
 	return conntrack.Tallied, Unset
 }
 
-func (w *Worker) untally(in uint32, tallied conntrack.Bits) {
+func (w *Worker) untally(in uint32, tallied conntrack.Bits, rate int) {
 	if tallied != 0 {
-		w.e.hosts.cancel(uint64(in), 0)
+		w.e.hosts.cancel(uint64(in), 0, rate)
 	}
 }
 
@@ -242,7 +239,11 @@ func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
 			w.e.unburied.Add(1)
 		} else {
 			sh.t.Recycle(w.tick)
+			sh.crowds.kept(r)
 		}
+	}
+	if r.Proto == packet.TCP {
+		w.e.held.discard(heldKey{r.Ext, r.Rem, r.ExtPort, r.RemPort}) // T-4
 	}
 	return sh.t.Add(r)
 }
@@ -356,7 +357,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 		return bad
 	}
 	if !w.haveRecord(sh) {
-		w.untally(to.addr, tallied)
+		w.untally(to.addr, tallied, 0)
 		return DropTableFull
 	}
 	r := conntrack.Record{

@@ -64,8 +64,8 @@ type Policy struct {
 	// inside and outside. Invalid: the destination of the packet in question for inside hosts; for outside hosts the
 	// external address it was sent to.
 	InsideRouter, OutsideRouter netip.Addr
-	// ICMPErrorsPerSecond bounds the ICMP errors that the engine itself makes, with a burst of as many; 0 means 100,
-	// negative none at all.
+	// ICMPErrorsPerSecond bounds the ICMP errors that the engine itself makes in a second, counted from the first of them;
+	// 0 means 100, negative none at all.
 	ICMPErrorsPerSecond int
 	// StrictQuotes drops ICMP errors that quote a header with a wrong checksum (RFC 5508 REQ-3a) instead of passing
 	// and counting them (B-9).
@@ -218,7 +218,7 @@ type Profile struct {
 	// PortMin and PortMax bound the external ports of TCP and UDP, both included; ICMP identifiers are not bounded.
 	PortMin, PortMax uint16
 	// PreserveClass keeps inside ports below 1024 below it, from 512 up (RFC 4787 REQ-3a); PreserveParity keeps even
-	// ports even (REQ-4); PreservePort keeps the port where it is free.
+	// ports even (REQ-4); PreservePort keeps the port where it is free and belongs to the shard of the flow.
 	PreserveClass, PreserveParity, PreservePort bool
 	// PortsPerDestination bounds the sessions of one external address to one destination; 0 is no bound beyond the
 	// ports themselves. It needs AddressAndPortDependent mapping.

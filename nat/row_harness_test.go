@@ -23,7 +23,7 @@ import (
 type trial struct {
 	config nat.Config // without Shards
 	policy nat.Policy
-	// oneShard is for scenarios that count the last port: a shard gives out only its own.
+	// oneShard is for scenarios about certain ports, or the last port or record: a shard gives out only its own.
 	oneShard bool
 }
 
@@ -64,7 +64,7 @@ func (tr trial) run(t *testing.T, scenario func(g *gate)) {
 	}
 }
 
-// event is what the log keeps of a packet: verdict, and a hash of all output.
+// event is what the log keeps of a packet, or of a tick: verdict, and a hash of all output.
 type event struct {
 	verdict nat.Verdict
 	output  uint64
@@ -327,11 +327,11 @@ func (g *gate) finish() {
 func (g *gate) compare(other []event, what func(event) any) {
 	g.Helper()
 	if len(g.log) != len(other) {
-		g.Fatalf("%d packets, %d in another mode", len(g.log), len(other))
+		g.Fatalf("%d events, %d in another mode", len(g.log), len(other))
 	}
 	for i := range g.log {
 		if a, b := what(g.log[i]), what(other[i]); a != b {
-			g.Fatalf("packet %d: %v, in another mode %v", i, a, b)
+			g.Fatalf("event %d: %v, in another mode %v", i, a, b)
 		}
 	}
 }
@@ -341,10 +341,14 @@ func (g *gate) tick() []emitted {
 	g.Helper()
 	g.w.Tick(g.now)
 	var es []emitted
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
 	for _, e := range g.w.Emitted() {
 		es = append(es, g.collect(e))
+		_, _ = h.Write(es[len(es)-1].b)
 		g.judgeEmitted(es[len(es)-1])
 	}
+	g.log = append(g.log, event{nat.Unset, h.Sum64()})
 	return es
 }
 

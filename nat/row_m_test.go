@@ -489,7 +489,7 @@ func equalBut(t *testing.T, a, b []byte, addr int) {
 		l4 := p[hlen:]
 		switch p[9] {
 		case packet.TCP, packet.UDP:
-			port, sum := (addr-12)/2, map[uint8]int{packet.TCP: 16, packet.UDP: 6}[p[9]]
+			port, sum := (addr-12)/2, checksumAt[p[9]]
 			clear(l4[port : port+2])
 			clear(l4[sum : sum+2])
 		case packet.ICMP:

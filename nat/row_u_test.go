@@ -44,7 +44,7 @@ func TestU2_OutboundRefreshes(t *testing.T) {
 		ext := g.opens(packet.UDP, at(A, 5000), at(R1, 53))
 		g.at(sec(299))
 		if got := g.opens(packet.UDP, at(A, 5000), at(R1, 53)); got != ext {
-			t.Fatalf("%v, before %v", got, ext)
+			g.Fatalf("%v, before %v", got, ext)
 		}
 		g.at(sec(598))
 		g.reaches(at(A, 5000), udp(at(R1, 53), ext, "data"))

@@ -53,7 +53,8 @@ const (
 )
 
 // add counts one more, unless that would be more than limit, or more than rate in this second; 0 is no bound. Looking
-// and counting are one step, so that the bounds hold exactly, whatever the shards do at the same time.
+// and counting are one step, so that the bounds hold exactly, whatever the shards do at the same time. With rate 0 it
+// does not count towards a rate either.
 func (t *tally) add(a, b uint64, second uint16, limit, rate int) tallied {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -78,16 +79,16 @@ func (t *tally) add(a, b uint64, second uint16, limit, rate int) tallied {
 	}
 	s.count++
 	s.second, s.made = second, made
-	if made < 1<<16-1 {
+	if rate > 0 && made < 1<<16-1 {
 		s.made++
 	}
 	return counted
 }
 
-// cancel takes back an add that nothing came of.
-func (t *tally) cancel(a, b uint64) {
+// cancel takes back an add with the same rate that nothing came of.
+func (t *tally) cancel(a, b uint64, rate int) {
 	t.mu.Lock()
-	if s := t.find(t.hash(a, b)); s != nil && s.made > 0 {
+	if s := t.find(t.hash(a, b)); s != nil && rate > 0 && s.made > 0 {
 		s.made--
 	}
 	t.mu.Unlock()

@@ -92,6 +92,9 @@ func (p *Policy) Validate() error {
 			f.add("%s: %d is negative", n.what, n.v)
 		}
 	}
+	if p.HostRate > 65535 {
+		f.add("HostRate: %d: at most 65,535", p.HostRate)
+	}
 	for s, a := range [2]netip.Addr{p.InsideRouter, p.OutsideRouter} {
 		if a.IsValid() && !a.Is4() {
 			f.add("%v router: %v is not an IPv4 address", Side(s), a)

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command gateway is a NAT gateway for Linux: private hosts go out through public addresses, and nothing comes in that
+// was not asked for or given an address.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/gateway"
+)
+
+const description = `A NAT gateway: private hosts go out through public addresses, and nothing comes in that was not asked for.
+
+Examples:
+  gateway run --inside 10.0.0.0/16 --public 203.0.113.1
+  gateway run --config /etc/tidegate/gateway.yaml --metrics 127.0.0.1:9464
+  gateway run --inside 10.0.0.0/16 --public 203.0.113.1 --static 10.0.1.10=203.0.113.10 \
+      --forward tcp:203.0.113.1:8080=10.0.1.20:80
+  gateway check --config gateway.yaml
+  gateway doctor --config gateway.yaml
+
+Exit codes: 0 as asked, 1 failed while running (doctor: found something), 2 bad usage, configuration or input,
+3 missing privilege or device.`
+
+// source is where the configuration comes from.
+type source struct {
+	Config  string   `short:"c" placeholder:"FILE" help:"Configuration file; the commented gateway.yaml beside this program has every key."`
+	Inside  []string `placeholder:"PREFIX" help:"Without a file: address space of the inside hosts."`
+	Public  []string `placeholder:"ADDR" help:"Without a file: public address, range or prefix that they share."`
+	Static  []string `placeholder:"IN=OUT" help:"Without a file: 1:1 mapping of an inside to a public address."`
+	Forward []string `sep:"none" placeholder:"PROTO:OUT:PORT=IN:PORT" help:"Without a file: port forward."`
+}
+
+// usageError is a command line that cannot be followed.
+type usageError struct{ error }
+
+var errNoConfig = usageError{errors.New("write either --config FILE, or --inside PREFIX and --public ADDR")}
+
+func (s *source) given() bool { return s.Config != "" || s.flags() }
+
+func (s *source) flags() bool { return len(s.Inside)+len(s.Public)+len(s.Static)+len(s.Forward) > 0 }
+
+func (s *source) load() (*config.Config, error) {
+	switch {
+	case (s.Config != "") == s.flags():
+		return nil, errNoConfig
+	case s.flags():
+		return config.Plain(config.Flags{Inside: s.Inside, Public: s.Public, Static: s.Static, Forward: s.Forward})
+	}
+	c, err := config.Load(s.Config)
+	if err != nil && !errors.As(err, new(config.Faults)) {
+		return nil, usageError{err}
+	}
+	return c, err
+}
+
+// loadOr is load, with the defaults if nothing was given.
+func (s *source) loadOr() (*config.Config, error) {
+	if !s.given() {
+		return nil, nil
+	}
+	return s.load()
+}
+
+type cli struct {
+	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM)."`
+	Check       checkCmd         `cmd:"" help:"Check a configuration."`
+	PrintConfig printCmd         `cmd:"" help:"Print the configuration with all its defaults."`
+	Teardown    teardownCmd      `cmd:"" help:"Remove the guard that a stopped gateway leaves, and say what that makes possible."`
+	Doctor      doctorCmd        `cmd:"" help:"Look for what gets in the way of the gateway on this machine."`
+	Version     kong.VersionFlag `help:"Print the version."`
+}
+
+type runCmd struct {
+	source
+	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464."`
+	Debug   bool   `help:"Log more."`
+}
+
+func (r *runCmd) Run() error {
+	c, err := r.load()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return gateway.Run(ctx, gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version()})
+}
+
+// logger writes text for people and JSON for machines.
+func logger(debug bool) *slog.Logger {
+	o := &slog.HandlerOptions{}
+	if debug {
+		o.Level = slog.LevelDebug
+	}
+	if isTerminal(os.Stderr) {
+		return slog.New(slog.NewTextHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o))
+}
+
+func isTerminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+type checkCmd struct{ source }
+
+func (r *checkCmd) Run(out io.Writer) error {
+	c, err := r.load()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "fine: %d inside prefixes, %d external addresses, %d forwards, profile %s\n",
+		len(c.Inside.Prefixes), len(c.External()), len(c.Forwards), c.Profile)
+	return nil
+}
+
+type printCmd struct{ source }
+
+func (r *printCmd) Run(out io.Writer) error {
+	c, err := r.load()
+	if err != nil {
+		return err
+	}
+	b, err := c.YAML()
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(b)
+	return err
+}
+
+type teardownCmd struct{}
+
+func (*teardownCmd) Run(out io.Writer) error { return gateway.Teardown(out) }
+
+type doctorCmd struct{ source }
+
+// errFindings makes doctor exit with 1; the findings have been printed.
+var errFindings = errors.New("something is in the way")
+
+func (r *doctorCmd) Run(out io.Writer) error {
+	c, err := r.loadOr()
+	if err != nil {
+		return err
+	}
+	found, err := gateway.Doctor(c)
+	if err != nil {
+		return err
+	}
+	problems := 0
+	for _, f := range found {
+		label := "note:   "
+		if f.Problem {
+			label = "problem:"
+			problems++
+		}
+		fmt.Fprintf(out, "%s %s\n         -> %s\n", label, f.What, f.Do)
+	}
+	if problems > 0 {
+		return errFindings
+	}
+	fmt.Fprintln(out, "nothing is in the way")
+	return nil
+}
+
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "unknown"
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is the program; it returns the exit code.
+func run(args []string, out, errOut io.Writer) int {
+	exit := -1 // set by --help and --version
+	p, err := kong.New(&cli{}, kong.Name("gateway"), kong.Description(description), kong.Writers(out, errOut),
+		kong.Exit(func(code int) { exit = code }), kong.Vars{"version": "tidegate gateway " + version()},
+		kong.BindTo(out, (*io.Writer)(nil)), kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 120}))
+	if err != nil {
+		fmt.Fprintln(errOut, err)
+		return gateway.ExitFailed
+	}
+	k, err := p.Parse(args)
+	if exit >= 0 {
+		return exit
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "gateway: %v (see gateway --help)\n", err)
+		return gateway.ExitInput
+	}
+	err = k.Run()
+	if err == nil {
+		return gateway.ExitOK
+	}
+	if !errors.Is(err, errFindings) {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintf(errOut, "gateway: %s\n", line)
+		}
+	}
+	if errors.As(err, new(usageError)) {
+		return gateway.ExitInput
+	}
+	return gateway.ExitCode(err)
+}

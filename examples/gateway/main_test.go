@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestCommands are those that need neither Linux nor privilege.
+func TestCommands(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	if err := os.WriteFile(bad, []byte("inside: {prefixes: [10.0.0.0/16]}\noutside: {address: [203.0.113.1]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plain := []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1"}
+	for _, tt := range []struct {
+		name        string
+		args        []string
+		exit        int
+		out, errOut string // what is among it
+	}{
+		{"help", []string{"--help"}, 0, "gateway run --inside 10.0.0.0/16 --public 203.0.113.1", ""},
+		{"help of a command", []string{"run", "--help"}, 0, "--metrics=ADDR", ""},
+		{"version", []string{"--version"}, 0, "tidegate gateway ", ""},
+		{"nothing", nil, 2, "", "see gateway --help"},
+		{"unknown command", []string{"fly"}, 2, "", "unexpected argument fly"},
+		{"unknown flag", []string{"check", "--confg", "x"}, 2, "", "unknown flag --confg"},
+		{"check of the example", []string{"check", "--config", "gateway.yaml"}, 0, "fine: 1 inside prefixes, 2 external addresses, 1 forwards", ""},
+		{"check of flags", append([]string{"check"}, plain...), 0, "fine: ", ""},
+		{"check of nothing", []string{"check"}, 2, "", "write either --config FILE, or"},
+		{"check of both", append([]string{"check", "-c", "gateway.yaml"}, plain...), 2, "", "write either --config FILE, or"},
+		{"check of no file", []string{"check", "-c", "none.yaml"}, 2, "", "none.yaml"},
+		{"check of faults", []string{"check", "-c", bad}, 2, "", `bad.yaml:2: outside.address: unknown key: did you mean "addresses"?`},
+		{"forward with commas in a list", append([]string{"check", "--forward", "tcp:203.0.113.1:1=10.0.0.1:1", "--forward", "udp:203.0.113.1:1=10.0.0.1:1"}, plain...),
+			0, "2 forwards", ""},
+		{"print-config", append([]string{"print-config"}, plain...), 0, "tcp_established: 7440s\n", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out, errOut bytes.Buffer
+			exit := run(tt.args, &out, &errOut)
+			if exit != tt.exit || !strings.Contains(out.String(), tt.out) || !strings.Contains(errOut.String(), tt.errOut) {
+				t.Errorf("exit %d, want %d\n%s%s", exit, tt.exit, out.String(), errOut.String())
+			}
+			if exit != 0 && out.Len() > 0 || exit == 0 && errOut.Len() > 0 {
+				t.Errorf("on the wrong stream: %q, %q", out.String(), errOut.String())
+			}
+		})
+	}
+}
+
+// TestPrintConfig: what print-config prints is what check takes.
+func TestPrintConfig(t *testing.T) {
+	var out, again, errOut bytes.Buffer
+	if exit := run([]string{"print-config", "--config", "gateway.yaml"}, &out, &errOut); exit != 0 {
+		t.Fatalf("exit %d: %s", exit, errOut.String())
+	}
+	name := filepath.Join(t.TempDir(), "printed.yaml")
+	if err := os.WriteFile(name, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if exit := run([]string{"print-config", "--config", name}, &again, &errOut); exit != 0 || again.String() != out.String() {
+		t.Errorf("exit %d: %s\n%s", exit, errOut.String(), again.String())
+	}
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+// answered is an external address that the kernel answers ARP requests for on an interface.
+type answered struct {
+	addr netip.Addr
+	link netlink.Link
+}
+
+// onLink finds the external addresses that lie in the network of an interface, where nobody routes them to us.
+func (s *system) onLink(external []netip.Addr) ([]answered, error) {
+	links, err := s.nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var found []answered
+	for _, l := range links {
+		a := l.Attrs()
+		if a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) != 0 || len(a.HardwareAddr) != 6 {
+			continue
+		}
+		addrs, err := s.nl.AddrList(l, unix.AF_INET)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+		}
+		for _, e := range external {
+			for _, own := range addrs {
+				if prefixOf(own.IPNet).Masked().Contains(e) {
+					found = append(found, answered{e, l})
+					break
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// probeWait is how long the present holder of an address has to answer, on a network where everything is near.
+const probeWait = 300 * time.Millisecond
+
+// checkInUse asks whether another machine has one of the addresses that we are about to answer for (RFC 5227,
+// section 2.1).
+func (s *system) checkInUse(c *config.Config) error {
+	found, err := s.onLink(c.External())
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	byLink := map[int][]answered{}
+	for _, f := range found {
+		i := f.link.Attrs().Index
+		byLink[i] = append(byLink[i], f)
+	}
+	for _, fs := range byLink {
+		if err := probe(fs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probe sends ARP probes on one interface and waits for answers.
+func probe(fs []answered) error {
+	link := fs[0].link
+	fd, err := arpSocket(link)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	asked := map[netip.Addr]bool{}
+	for _, f := range fs {
+		asked[f.addr] = true
+		if err := sendARP(fd, link, netip.IPv4Unspecified(), f.addr); err != nil {
+			return err
+		}
+	}
+	buf := make([]byte, 128)
+	for end := time.Now().Add(probeWait); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		tv := unix.NsecToTimeval(max(left, time.Millisecond).Nanoseconds())
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			return err
+		}
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("ARP on %s: %w", link.Attrs().Name, err)
+		}
+		if n < 28 || binary.BigEndian.Uint16(buf[6:]) != 2 {
+			continue
+		}
+		if from := netip.AddrFrom4([4]byte(buf[14:18])); asked[from] {
+			return refuse("%s is in use by another machine (%s) on %s: release it there, or use another", from,
+				net.HardwareAddr(buf[8:14]), link.Attrs().Name)
+		}
+	}
+}
+
+// answer makes the kernel answer for external addresses that lie in the network of an interface, and tells the
+// neighbors that they have moved here.
+func (s *system) answer(c *config.Config) error {
+	found, err := s.onLink(c.External())
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		name := f.link.Attrs().Name
+		// Otherwise it waits up to 0.8 s before it answers, in case somebody else does.
+		if err := s.sysctl("ipv4/neigh/"+name+"/proxy_delay", "0"); err != nil {
+			return err
+		}
+		if err := s.nl.NeighSet(f.neigh()); err != nil {
+			return fmt.Errorf("answer ARP for %s on %s: %w", f.addr, name, err)
+		}
+		s.answered = append(s.answered, f)
+		if err := announce(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f answered) neigh() *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: f.link.Attrs().Index, Family: unix.AF_INET, Flags: netlink.NTF_PROXY, IP: f.addr.AsSlice()}
+}
+
+// unanswer is the reverse of answer: another machine may take the addresses over now.
+func (s *system) unanswer() error {
+	var errs []error
+	for _, f := range s.answered {
+		if err := s.nl.NeighDel(f.neigh()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("stop answering ARP for %s: %w", f.addr, err))
+		}
+	}
+	s.answered = nil
+	return errors.Join(errs...)
+}
+
+// announce is an ARP announcement (RFC 5227, section 2.3).
+func announce(f answered) error {
+	fd, err := arpSocket(f.link)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return sendARP(fd, f.link, f.addr, f.addr)
+}
+
+func arpSocket(l netlink.Link) (fd int, err error) {
+	proto := int(htons(unix.ETH_P_ARP))
+	if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, proto); err == nil {
+		if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(proto), Ifindex: l.Attrs().Index}); err != nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open an ARP socket on %s: %w", l.Attrs().Name, err)
+	}
+	return fd, nil
+}
+
+// sendARP broadcasts a request of sender for target.
+func sendARP(fd int, l netlink.Link, sender, target netip.Addr) error {
+	b := make([]byte, 28)
+	copy(b, []byte{0, 1, 8, 0, 6, 4, 0, 1}) // Ethernet, IPv4, request
+	copy(b[8:], l.Attrs().HardwareAddr)
+	copy(b[14:], sender.AsSlice())
+	copy(b[24:], target.AsSlice())
+	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: l.Attrs().Index, Halen: 6,
+		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	if err := unix.Sendto(fd, b, 0, to); err != nil {
+		return fmt.Errorf("send ARP on %s: %w", l.Attrs().Name, err)
+	}
+	return nil
+}
+
+func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }

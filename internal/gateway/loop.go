@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/packet"
+	"github.com/tidegate/tidegate/tun"
+)
+
+// loop moves packets between two devices and an engine: one goroutine reads each device, a third one keeps the
+// engine's timers. Each has a Worker of its own. Nothing is allocated once they run.
+type loop struct {
+	engine *nat.Engine
+	start  time.Time
+	sides  [2]port // by nat.Side, which is the attachment, too
+}
+
+// port is one of the devices.
+type port struct {
+	dev tun.Device
+	// mu is for writing: all three goroutines do.
+	mu sync.Mutex
+	// Packets and bytes read from the device and written to it, and packets that it refused.
+	readPackets, readBytes, wrotePackets, wroteBytes, refused atomic.Uint64
+}
+
+func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
+	l := &loop{engine: e, start: time.Now()}
+	l.sides[nat.Inside].dev, l.sides[nat.Outside].dev = inside, outside
+	return l
+}
+
+// now is the clock of the engine.
+func (l *loop) now() time.Duration { return time.Since(l.start) }
+
+// run moves packets until the devices are closed, or one of them fails, and returns the first error. It closes both.
+func (l *loop) run() error {
+	stop, timers := make(chan struct{}), make(chan struct{})
+	go func() { l.tick(stop); close(timers) }()
+	errs := make(chan error, len(l.sides))
+	for s := range l.sides {
+		go func() { errs <- l.pump(nat.Side(s)) }()
+	}
+	var first error
+	for range l.sides {
+		if err := <-errs; first == nil {
+			first = err
+		}
+		// One is of no use without the other.
+		for s := range l.sides {
+			_ = l.sides[s].dev.Close() // there is nothing left to lose
+		}
+	}
+	close(stop)
+	<-timers
+	return first
+}
+
+// pump takes what one device has to wherever it belongs, until the device is closed.
+func (l *loop) pump(from nat.Side) error {
+	in := &l.sides[from]
+	w := l.engine.Worker()
+	batch := in.dev.BatchSize()
+	size := in.dev.BufferSize()
+	slab := make([]byte, batch*size)
+	ps := make([]packet.Packet, batch)
+	for i := range ps {
+		ps[i].Buf = slab[i*size : (i+1)*size : (i+1)*size]
+	}
+	vs := make([]nat.Verdict, batch)
+	var out [2][]packet.Packet
+	for s := range out {
+		out[s] = make([]packet.Packet, 0, 2*batch)
+	}
+	for {
+		n, err := in.dev.Read(ps)
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s interface %s: %w", from, in.dev.Name(), err)
+		}
+		count(&in.readPackets, &in.readBytes, ps[:n])
+		w.Batch(ps[:n], nat.AttachmentID(from), l.now(), vs[:n])
+		for i := range n {
+			if vs[i].Forward() {
+				s := vs[i].Side()
+				out[s] = append(out[s], ps[i])
+			}
+		}
+		l.flush(w, &out)
+	}
+}
+
+// tick keeps the timers until stop is closed.
+func (l *loop) tick(stop <-chan struct{}) {
+	w := l.engine.Worker()
+	var out [2][]packet.Packet
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		next := w.Tick(l.now())
+		l.flush(w, &out)
+		t.Reset(max(next-l.now(), time.Millisecond))
+	}
+}
+
+// flush writes what is in out, and after it what the engine made.
+func (l *loop) flush(w *nat.Worker, out *[2][]packet.Packet) {
+	for _, e := range w.Emitted() {
+		out[e.Side] = append(out[e.Side], e.Packet)
+	}
+	for s := range out {
+		if len(out[s]) > 0 {
+			l.sides[s].write(out[s])
+			out[s] = out[s][:0]
+		}
+	}
+}
+
+// write counts what the device refuses. A device that is gone or closed is found by its reader.
+func (p *port) write(ps []packet.Packet) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	count(&p.wrotePackets, &p.wroteBytes, ps)
+	n, err := p.dev.Write(ps)
+	if err == nil {
+		return
+	}
+	var some *tun.WriteError
+	if errors.As(err, &some) {
+		p.refused.Add(uint64(some.Refused))
+	} else {
+		p.refused.Add(uint64(len(ps) - n))
+	}
+}
+
+// count counts a super-packet as the packets it stands for.
+func count(packets, bytes *atomic.Uint64, ps []packet.Packet) {
+	var np, nb int
+	for i := range ps {
+		np += ps[i].Segments()
+		nb += ps[i].Len
+	}
+	packets.Add(uint64(np))
+	bytes.Add(uint64(nb))
+}

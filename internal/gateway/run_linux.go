@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/tidegate/tidegate/nat"
+)
+
+// Run is the gateway, in the network namespace of the process, until ctx is done, which is no error, or something
+// fails. It needs CAP_NET_ADMIN and CAP_NET_RAW, and drops all capabilities of the process but CAP_NET_ADMIN, which it
+// needs to follow changes of the machine's addresses and to undo what it did. What it leaves behind is the guard.
+func Run(ctx context.Context, o Options) (err error) {
+	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.NET_ADMIN); err != nil || !ok {
+		return ErrPrivilege
+	}
+	lock, err := acquire()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	policy, sizes := o.Config.Compile()
+	sizes.Shards = 4 // for the three goroutines of the loop
+	engine, err := nat.New(sizes, policy)
+	if err != nil {
+		return refusal{err}
+	}
+	var metrics net.Listener
+	if o.Metrics != "" {
+		if metrics, err = net.Listen("tcp", o.Metrics); err != nil {
+			return refuse("metrics cannot be served: %w", err)
+		}
+		defer metrics.Close()
+	}
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer nl.Close()
+	found, err := obstacles(nl, o.Config)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		o.Log.Warn(f.What, "do", f.Do)
+	}
+	s, err := setUp(o.Config, nl)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.undo()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changes, err := s.watch(ctx)
+	if err != nil {
+		return err
+	}
+	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
+	if metrics != nil {
+		defer serve(metrics, o, l, s.health)()
+	}
+	if err := dropPrivileges(); err != nil {
+		return err
+	}
+	s.report(o)
+
+	ended := make(chan error, 1)
+	go func() { ended <- l.run(); close(ended) }()
+	err = s.follow(ctx, o, changes, ended)
+	for _, d := range s.tuns {
+		err = errors.Join(err, d.Close())
+	}
+	for range ended { // until the loop is done
+	}
+	o.Log.Info("stopped: inside traffic is refused until the next start (gateway teardown ends that)")
+	return err
+}
+
+// lockName is a name of an abstract socket. Such names belong to the network namespace, and go with their process.
+const lockName = "@tidegate-gateway"
+
+// acquire makes sure that there is one gateway in the network namespace.
+func acquire() (net.Listener, error) {
+	l, err := net.Listen("unix", lockName)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, ErrRunning
+	}
+	return l, err
+}
+
+// report says what was set up.
+func (s *system) report(o Options) {
+	c := o.Config
+	o.Log.Info("forwarding", "inside", join(s.plan.inside), "outside", join(s.plan.external), "static", len(c.Static),
+		"forwards", len(c.Forwards), "profile", string(c.Profile))
+	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu)
+	o.Log.Info("routing is in place", "rules", fmt.Sprintf("%d-%d", ruleSpoof, ruleOutside),
+		"tables", fmt.Sprintf("%d, %d", insideTable, outsideTable))
+	var changed []string
+	for _, v := range s.restore {
+		changed = append(changed, dotted(v.name))
+	}
+	if len(changed) > 0 {
+		o.Log.Info("changed until the end", "sysctl", strings.Join(changed, " "))
+	}
+	byLink := map[string][]netip.Prefix{}
+	for _, a := range s.answered {
+		name := a.link.Attrs().Name
+		byLink[name] = append(byLink[name], netip.PrefixFrom(a.addr, 32))
+	}
+	for name, addrs := range byLink {
+		o.Log.Info("answering ARP", "addresses", join(addrs), "interface", name)
+	}
+	if !s.self.IsValid() {
+		o.Log.Warn("this machine has no address outside of the inside prefixes: path MTU discovery and traceroute through it will not work")
+	}
+}
+
+// join is a list for people.
+func join(ps []netip.Prefix) string {
+	const most = 16
+	var texts []string
+	for i, p := range ps {
+		switch {
+		case i == most:
+			return strings.Join(texts, " ") + fmt.Sprintf(" and %d more", len(ps)-most)
+		case p.IsSingleIP():
+			texts = append(texts, p.Addr().String())
+		default:
+			texts = append(texts, p.String())
+		}
+	}
+	return strings.Join(texts, " ")
+}
+
+// change is what watch reports.
+type change uint8
+
+const (
+	linkChange    change = iota
+	addressChange        // or of the default route
+)
+
+// watch follows the kernel's interfaces, addresses and routes until ctx is done, or the kernel has had more to say than was
+// read; then the channel is closed.
+func (s *system) watch(ctx context.Context) (<-chan change, error) {
+	links := make(chan netlink.LinkUpdate)
+	addrs := make(chan netlink.AddrUpdate)
+	routes := make(chan netlink.RouteUpdate)
+	if err := errors.Join(netlink.LinkSubscribe(links, ctx.Done()), netlink.AddrSubscribe(addrs, ctx.Done()),
+		netlink.RouteSubscribe(routes, ctx.Done())); err != nil {
+		return nil, fmt.Errorf("follow changes of interfaces: %w", err)
+	}
+	out := make(chan change)
+	go func() {
+		defer func() {
+			close(out)
+			for range links { // its sender waits for a reader until ctx is done
+			}
+			for range addrs {
+			}
+			for range routes {
+			}
+		}()
+		for {
+			var c change
+			var ok bool
+			select {
+			case _, ok = <-links:
+				c = linkChange
+			case _, ok = <-addrs:
+				c = addressChange
+			case r, open := <-routes:
+				if dst := prefixOf(r.Dst); open && (r.Table != unix.RT_TABLE_MAIN || dst != everything && !s.isInside(dst)) {
+					continue
+				}
+				c, ok = addressChange, open
+			}
+			if !ok {
+				return
+			}
+			select {
+			case out <- c:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// follow waits for the end, and keeps the routes right until then.
+func (s *system) follow(ctx context.Context, o Options, changes <-chan change, ended <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-ended:
+			if missing := s.missing(); missing != nil { // that is why
+				return missing
+			}
+			return err
+		case c, ok := <-changes:
+			if !ok {
+				changes = nil
+				if ctx.Err() == nil {
+					o.Log.Warn("changes of interfaces and addresses are no longer followed: after one, look at the health check")
+				}
+				continue
+			}
+			if err := s.missing(); err != nil {
+				return err
+			}
+			if c == addressChange {
+				if err := s.reroute(); err != nil {
+					return fmt.Errorf("after a change of addresses: %w", err)
+				}
+				o.Log.Debug("addresses have changed", "own", s.self)
+			}
+		}
+	}
+}
+
+// missing says which of the TUNs somebody has deleted or set down: its routes are gone, too.
+func (s *system) missing() error {
+	for side, name := range []string{s.devices.Inside, s.devices.Outside} {
+		link, err := s.nl.LinkByIndex(s.index[side])
+		switch {
+		case errors.As(err, new(netlink.LinkNotFoundError)):
+			return fmt.Errorf("interface %s was deleted by somebody else: start the gateway again", name)
+		case err != nil:
+			return fmt.Errorf("interface %s: %w", name, err)
+		case link.Attrs().RawFlags&unix.IFF_UP == 0:
+			return fmt.Errorf("interface %s was set down by somebody else: start the gateway again", name)
+		}
+	}
+	return nil
+}
+
+// dropPrivileges leaves every thread of the process with CAP_NET_ADMIN alone, and without a way to more.
+func dropPrivileges() error {
+	// In a program with cgo the package finds the threads by /proc, and would search the wrong ones for ever.
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return errors.New("drop capabilities: /proc is not that of this PID namespace: mount it (mount -t proc proc /proc)")
+	}
+	keep := cap.NewSet()
+	var drop []cap.Value
+	for v := cap.Value(0); v < cap.MaxBits(); v++ {
+		if bound, err := cap.GetBound(v); err == nil && bound && v != cap.NET_ADMIN {
+			drop = append(drop, v)
+		}
+	}
+	// Without CAP_SETPCAP the bounding set stays; no_new_privs makes up for it.
+	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.SETPCAP); err == nil && ok {
+		if err := cap.DropBound(drop...); err != nil {
+			return fmt.Errorf("drop capabilities: %w", err)
+		}
+	}
+	_, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	err = errors.Join(err,
+		keep.SetFlag(cap.Permitted, true, cap.NET_ADMIN),
+		keep.SetFlag(cap.Effective, true, cap.NET_ADMIN),
+		keep.SetProc())
+	if err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
