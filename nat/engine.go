@@ -247,6 +247,11 @@ func (e *Engine) renumber(p *Policy) {
 // agrees says whether the current policy would make the session as it is.
 func (e *Engine) agrees(r *conntrack.Record) bool {
 	p := e.pol
+	// All sessions of a mapping must say the same of its quarantine, whichever is the last: what the policy says now.
+	r.Bits |= conntrack.Reusable
+	if k, _ := class(r.Proto); int(r.Pool) < len(p.pools) && p.pools[r.Pool].quarantined(k) {
+		r.Bits &^= conntrack.Reusable
+	}
 	o := p.owners.of(r.Ext)
 	if o.kind != external || o.pool != r.Pool || p.owners.of(r.In).kind != inside || p.owners.of(r.Rem).kind == inside {
 		return false

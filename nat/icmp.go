@@ -34,7 +34,7 @@ func (w *Worker) readError(f *flow, q *quoted) Verdict {
 		// An error goes to whoever sent the packet it quotes; anything else is made up. Errors about errors do not exist.
 		return DropICMPQuote
 	}
-	if !headerOK {
+	if !headerOK && !f.looped { // the outbound pass has judged it
 		if w.pol.strictQuotes {
 			return DropICMPQuoteChecksum
 		}

@@ -12,12 +12,12 @@ import (
 )
 
 // TestTwin drives the engine and its slow twin with random scripts: after each packet they must agree. The number of
-// steps is that of TIDEGATE_TWIN_STEPS, and the first seed that of TIDEGATE_TWIN_SEED. Every verdict must have been
-// reached.
+// steps is that of TIDEGATE_TWIN_STEPS, and the first seed that of TIDEGATE_TWIN_SEED. A run of the usual length must
+// have reached every verdict.
 func TestTwin(t *testing.T) {
 	t.Parallel()
-	const perScript = 400
-	steps, seed := number("TIDEGATE_TWIN_STEPS", 60000), number("TIDEGATE_TWIN_SEED", 1)
+	const perScript, usual = 400, 48000
+	steps, seed := number("TIDEGATE_TWIN_STEPS", usual), number("TIDEGATE_TWIN_SEED", 1)
 	var all [nat.NumVerdicts]uint64
 	for i := range uint64(steps / perScript) {
 		counts, err := sim.Play(sim.Script(uint64(seed)+i, perScript))
@@ -28,7 +28,7 @@ func TestTwin(t *testing.T) {
 			all[v] += n
 		}
 	}
-	if missing := sim.Missing(all); len(missing) > 0 {
+	if missing := sim.Missing(all); steps >= usual && len(missing) > 0 {
 		t.Errorf("never reached: %v", missing)
 	}
 	for v, n := range all {

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	fragmentTime   = 15000 // RFC 791, section 3.2 (F-4)
+	// fragmentPieces is how many a datagram may come in.
 	fragmentPieces = 128
+	// fragmentFloor lets the quarter that a source may have hold the largest datagram in most pieces.
+	fragmentFloor = 640 << 10
 )
 
 // fragmentSet is the pieces of one datagram that are here.

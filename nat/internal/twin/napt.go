@@ -56,17 +56,21 @@ func (s *step) track(se *session, d int) bool {
 	if starter := out; se.tcp.inbound == (d == starter) {
 		se.replied = true
 	}
-	if se.proto == packet.TCP {
+	switch {
+	case se.proto == packet.TCP:
 		e := se.tcp.step(d, readSegment(s.b[s.h.hlen:]))
+		if e.stray && s.t.policy.DropBadResets {
+			return false
+		}
 		if e.refresh {
 			se.lastSeen = s.t.now
 		}
-		return !e.stray || !s.t.policy.DropBadResets
-	}
 	// RFC 4787 REQ-6: the inside keeps a session; that the outside does is an option (U-2, U-3).
-	if d == out || s.t.policy.pool(se.pool).Profile.InboundRefresh {
+	case d == out || s.t.policy.pool(se.pool).Profile.InboundRefresh:
 		se.lastSeen = s.t.now
 	}
+	se.packets[d]++
+	se.bytes[d] += uint64(len(s.b))
 	return true
 }
 
@@ -150,9 +154,12 @@ func (s *step) full(host netip.Addr) bool {
 	return limit > 0 && n >= limit
 }
 
+// second is the second that rates are about. It begins anew with the engine's clock, of 32 bits of milliseconds.
+func (t *Twin) second() int64 { return int64(uint32(t.now)) / 1000 }
+
 // madeNow is how many sessions the host made in this second.
 func (s *step) madeNow(host netip.Addr) int {
-	if m := s.t.made[host]; m.second == s.t.now/1000 {
+	if m := s.t.made[host]; m.second == s.t.second() {
 		return m.n
 	}
 	return 0
@@ -166,28 +173,31 @@ func (s *step) haveRecord() bool {
 // add puts a session into the table. If that is full, the oldest session that never saw an answer gives way; one that
 // did never does (M-17).
 func (s *step) add(se *session) {
-	t := s.t
-	if len(t.sessions)+len(t.buried) >= t.cfg.Sessions {
-		if len(t.buried) > 0 {
-			t.buried = t.buried[1:]
+	t, d := s.t, out
+	if se.tcp.inbound {
+		d = in
+	}
+	se.lastSeen, se.packets[d], se.bytes[d] = t.now, 1, uint64(len(s.b))
+	// Nobody outside uses up the rate of a host.
+	se.counted = t.policy.HostSessions > 0 || t.policy.HostRate > 0 && d == out
+	if d == out {
+		t.made[se.in.Addr()] = burst{t.second(), s.madeNow(se.in.Addr()) + 1}
+	}
+	t.unbury(port{se.proto, se.ext})
+	t.sessions = append(t.sessions, se)
+	if waiting := len(t.buried) - t.loose; len(t.sessions)+waiting > t.cfg.Sessions {
+		if waiting > 0 {
+			t.giveWay()
 		} else {
 			oldest := t.find(func(se *session) bool { return !se.replied })
 			t.drop(func(se *session) bool { return se == oldest }, func(*session) int64 { return t.now })
 			t.unbury(port{oldest.proto, oldest.ext}) // a record is what was wanted
 		}
 	}
-	se.lastSeen = t.now
-	t.sessions = append(t.sessions, se)
-	t.unbury(port{se.proto, se.ext})
 	for i := range t.held {
 		if h := &t.held[i]; se.proto == packet.TCP && h.src == se.rem && h.dst == se.ext {
 			h.discarded = true // T-4
 		}
-	}
-	// Nobody outside uses up the rate of a host.
-	se.counted = t.policy.HostSessions > 0 || t.policy.HostRate > 0 && !se.tcp.inbound
-	if !se.tcp.inbound {
-		t.made[se.in.Addr()] = burst{t.now / 1000, s.madeNow(se.in.Addr()) + 1}
 	}
 }
 

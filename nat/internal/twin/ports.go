@@ -24,7 +24,7 @@ func (s *step) choose(pool *nat.Pool, se *session) bool {
 		s.fail("the engine shows no external endpoint for %v to %v", se.in, se.rem)
 		return false
 	}
-	se.ext = ext
+	se.ext, se.bounded = ext, pool.Profile.PortsPerDestination > 0
 	s.judge(pool, se)
 	return true
 }
@@ -48,9 +48,6 @@ func (s *step) chosen(se *session) (netip.AddrPort, bool) {
 		b = s.got.Emitted[0].Packet.Bytes()
 	default:
 		return s.listed(se)
-	}
-	if s.got.Verdict == nat.Hairpin && se.proto == packet.ICMP {
-		return s.listed(se) // the identifier was translated twice
 	}
 	if len(b) < 20 {
 		return netip.AddrPort{}, false
@@ -88,7 +85,7 @@ func ports(f *nat.Profile, se *session) (lo, hi int) {
 	return int(f.PortMin), int(f.PortMax)
 }
 
-// held reports whether an external endpoint cannot be given to se: somebody else has it (M-3, M-4), or it is reserved.
+// taken reports whether an external endpoint cannot be given to se: somebody else has it (M-3, M-4), or it is reserved.
 func (s *step) taken(pool *nat.Pool, se *session, ext netip.AddrPort) bool {
 	if s.t.policy.reserved(pool, se.proto, ext.Port()) {
 		return true
@@ -106,11 +103,12 @@ func (s *step) quarantined(se *session, ext netip.AddrPort) int {
 	return slices.IndexFunc(s.t.buried, func(b tombstone) bool { return b.port == port{se.proto, ext} })
 }
 
-// crowded: so many sessions may one address have to one destination (M-4, NGW-5).
+// crowded: so many sessions may one address have to one destination (M-4, NGW-5). Those of port forwards take no port
+// from others, and count as little as those of a time without a bound.
 func (s *step) crowded(pool *nat.Pool, se *session, ext netip.Addr) bool {
 	limit, n := pool.Profile.PortsPerDestination, 0
 	for _, o := range s.t.sessions {
-		if o.proto == se.proto && o.ext.Addr() == ext && o.rem == se.rem {
+		if o.bounded && o.proto == se.proto && o.ext.Addr() == ext && o.rem == se.rem {
 			n++
 		}
 	}
@@ -190,7 +188,7 @@ func (s *step) judge(pool *nat.Pool, se *session) {
 	if s.t.cfg.Shards > 1 {
 		return // what is left of the ports of a shard is not for the twin to know
 	}
-	if s.quarantined(se, se.ext) >= 0 {
+	if i := s.quarantined(se, se.ext); i >= 0 && !s.t.buried[i].vague {
 		if at, ok := s.free(pool, se, ext, anyPort, false); ok {
 			s.fail("%v is in quarantine, and %v is free", se.ext, at) // C-5
 		}

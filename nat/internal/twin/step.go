@@ -245,7 +245,7 @@ func (s *step) clampMSS() {
 	}
 }
 
-// rem is the remote endpoint of an outbound packet, or of an inbound one.
+// rem is an end of the packet as sessions have remote endpoints: an ICMP query has no port there.
 func (s *step) rem(end netip.AddrPort) netip.AddrPort {
 	if s.h.proto == packet.ICMP {
 		return netip.AddrPortFrom(end.Addr(), 0)

@@ -36,8 +36,9 @@ type tcp struct {
 
 const unknownWindow = 1 << 30
 
-// before compares sequence numbers (RFC 9293, section 3.4).
+// before and after compare sequence numbers (RFC 9293, section 3.4).
 func before(a, b uint32) bool { return int32(a-b) < 0 }
+func after(a, b uint32) bool  { return int32(a-b) > 0 }
 
 // start is the connection that a segment from direction d makes. One without SYN is from the middle (T-13).
 func (c *tcp) start(d int, s segment, inbound bool) {
@@ -64,6 +65,9 @@ func (c *tcp) begin(d int, s segment) {
 
 // window is the advertised window in bytes: scaled if both SYNs allow it, but never that of a SYN (RFC 7323, 2.2).
 func (c *tcp) window(d int, s segment) uint32 {
+	if c.pickedUp {
+		return unknownWindow
+	}
 	w := s.window
 	if !s.has(packet.SYN) && c.peers[0].scale >= 0 && c.peers[1].scale >= 0 {
 		w <<= c.peers[d].scale
@@ -87,14 +91,14 @@ func (c *tcp) tolerance(d int) uint32 {
 func (c *tcp) inWindow(d int, s segment) bool {
 	me, other := &c.peers[d], &c.peers[1-d]
 	w := c.tolerance(1 - d)
-	if other.acked && before(other.ack+w, s.seq+s.len) {
+	if other.acked && after(s.seq+s.len, other.ack+w) {
 		return false
 	}
 	if me.known && before(s.seq, me.end-w) {
 		return false
 	}
 	if s.has(packet.ACK) && other.known {
-		if before(other.end, s.ack) || before(s.ack, other.end-c.tolerance(d)) {
+		if after(s.ack, other.end) || before(s.ack, other.end-c.tolerance(d)) {
 			return false
 		}
 	}
@@ -134,13 +138,13 @@ func (c *tcp) step(d int, s segment) effect {
 		}
 		c.begin(d, s)
 	} else {
-		if before(me.end, s.seq+s.len) {
+		if after(s.seq+s.len, me.end) {
 			me.end = s.seq + s.len
 		}
 		me.win = max(me.win, c.window(d, s))
 	}
 	if s.has(packet.ACK) && other.known {
-		if !me.acked || before(me.ack, s.ack) {
+		if !me.acked || after(s.ack, me.ack) {
 			me.ack = s.ack
 		}
 		me.acked = true
@@ -173,7 +177,7 @@ func (c *tcp) stepRST(d int, s segment) effect {
 		return effect{}
 	}
 	w := c.tolerance(1 - d)
-	return effect{stray: me.known && before(s.seq, me.end-w) || other.acked && before(other.ack+w, s.seq)}
+	return effect{stray: me.known && before(s.seq, me.end-w) || other.acked && after(s.seq, other.ack+w)}
 }
 
 // stepSYN handles what is special about SYNs; done is false where they are like any segment.

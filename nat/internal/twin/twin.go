@@ -39,8 +39,11 @@ type session struct {
 	forwarded    bool // its external endpoint is that of a port forward
 	replied      bool // the other side has sent something
 	counted      bool // towards the limits of its host
+	bounded      bool // towards that of its destination
 	lastSeen     int64
-	paired       int // the generation of policy in which its address became its host's; 0: it did not
+	paired       int       // the generation of policy in which its address became its host's; 0: it did not
+	packets      [2]uint64 // by direction
+	bytes        [2]uint64
 	tcp          tcp // of other protocols only inbound is of use
 }
 
@@ -72,6 +75,8 @@ type tombstone struct {
 	port
 	pool  string
 	ended int64
+	// vague: it is one of several that ended at once, and one of them has given way. Which is the engine's affair.
+	vague bool
 }
 
 // heldSYN waits for the inside to send one of its own (RFC 5382 REQ-4).
@@ -88,12 +93,12 @@ type Twin struct {
 	cfg        nat.Config
 	policy     *policy
 	sessions   []*session // the oldest first
-	limbo      []*session // cut by a change of policy; see Apply
 	buried     []tombstone
+	loose      int // how many of the vague ones have given way
 	sets       []*fragmentSet
 	held       []heldSYN
-	tokens     int64 // ICMP errors that may be made, in thousandths
-	filled     int64 // when that was
+	told       int64 // ICMP errors that were made in the second
+	since      int64 // that began then, with the first of them
 	now        int64
 	generation int                       // of the policy, from 1 on
 	made       map[netip.Addr]burst      // new sessions of a host
@@ -121,11 +126,14 @@ func New(cfg nat.Config, p *nat.Policy) *Twin {
 	if cfg.FragmentBytes == 0 {
 		cfg.FragmentBytes = 4 << 20
 	}
+	cfg.FragmentBytes = max(cfg.FragmentBytes, fragmentFloor)
+	if cfg.FragmentTimeout == 0 {
+		cfg.FragmentTimeout = 15 * time.Second // RFC 791, section 3.2 (F-4)
+	}
 	if cfg.HeldSYNs == 0 {
 		cfg.HeldSYNs = 1024
 	}
 	t := &Twin{cfg: cfg, policy: newPolicy(p), generation: 1, made: map[netip.Addr]burst{}, ids: map[idKey]map[uint16]bool{}}
-	t.tokens = 1000 * t.rate()
 	return t
 }
 
@@ -194,7 +202,7 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 	t.policy = newPolicy(p)
 	t.generation++
 	if t.rate() != rate {
-		t.tokens, t.filled = 1000*t.rate(), t.now
+		t.told = 0
 	}
 	// Time-outs may be others now: what has timed out by the new ones is not cut.
 	cut := func(s *session) bool { return !t.policy.agrees(s) }
@@ -231,6 +239,10 @@ func (t *Twin) Compare(now time.Duration, got iter.Seq[nat.Session]) error {
 		}
 		s := left[i]
 		left = slices.Delete(left, i, i+1)
+		if t.cfg.FlowCounters && (g.Packets != s.packets || g.Bytes != s.bytes) {
+			errs = append(errs, fmt.Errorf("session %v -> %v -> %v: the engine counts %d packets, %d bytes; want %d, %d",
+				g.Inside, g.External, g.Remote, g.Packets, g.Bytes, s.packets, s.bytes))
+		}
 		expires := time.Duration(s.lastSeen+t.policy.timeout(s)) * time.Millisecond
 		if g.State != s.state() || g.Inbound != s.tcp.inbound || g.Replied != s.replied || g.Expires != expires {
 			errs = append(errs, fmt.Errorf("session %v -> %v -> %v: the engine says %s, inbound %v, replied %v, until %v; want %s, %v, %v, %v",
@@ -246,105 +258,25 @@ func (t *Twin) Compare(now time.Duration, got iter.Seq[nat.Session]) error {
 // Len is how many sessions there are.
 func (t *Twin) Len() int { return len(t.sessions) }
 
-// advance moves the clock. Time is in whole milliseconds.
-func (t *Twin) advance(now time.Duration) {
-	t.now = int64(now / time.Millisecond)
-	t.expire()
-}
-
-// expire ends what has timed out.
-func (t *Twin) expire() {
-	end := func(s *session) int64 { return s.lastSeen + t.policy.timeout(s) }
-	t.drop(func(s *session) bool { return end(s) <= t.now }, end)
-	t.buried = slices.DeleteFunc(t.buried, func(b tombstone) bool {
-		pool := t.policy.pool(b.pool)
-		return pool == nil || b.ended+pool.Profile.Quarantine.Milliseconds() <= t.now
-	})
-	t.sets = slices.DeleteFunc(t.sets, func(f *fragmentSet) bool { return f.born+fragmentTime <= t.now })
-}
-
-// drop ends the sessions that gone picks. The port of an endpoint-independent mapping is put into quarantine when the
-// last of its sessions has ended, if anybody outside could send to it (RFC 6888 REQ-8, C-5).
-func (t *Twin) drop(gone func(*session) bool, ended func(*session) int64) {
-	var dead []*session
-	t.sessions = slices.DeleteFunc(t.sessions, func(s *session) bool {
-		if gone(s) {
-			dead = append(dead, s)
-			return true
-		}
-		return false
-	})
-	slices.SortStableFunc(dead, func(a, b *session) int { return int(ended(a) - ended(b)) })
-	for _, s := range dead {
-		if host := s.in.Addr(); t.find(func(o *session) bool { return o.counted && o.in.Addr() == host }) == nil {
-			delete(t.made, host) // nothing is kept about hosts without sessions
-		}
-		pool := t.policy.pool(s.pool)
-		if !s.independent || pool == nil || t.mapping(s.proto, s.ext) != nil {
-			continue
-		}
-		if f := pool.Profile; f.Quarantine > 0 && f.Filtering[class(s.proto)] == nat.FilterEndpointIndependent {
-			p := port{s.proto, s.ext}
-			t.unbury(p)
-			t.buried = append(t.buried, tombstone{port: p, pool: s.pool, ended: ended(s)})
+// Gauge compares what the engine says that it holds with what there is.
+func (t *Twin) Gauge(now time.Duration, got nat.Stats) error {
+	t.advance(now)
+	mappings, held := map[port]bool{}, 0
+	for _, s := range t.sessions {
+		if s.independent {
+			mappings[port{s.proto, s.ext}] = true
 		}
 	}
-}
-
-func (t *Twin) unbury(p port) {
-	t.buried = slices.DeleteFunc(t.buried, func(b tombstone) bool { return b.port == p })
-}
-
-// find is the first session that is one.
-func (t *Twin) find(is func(*session) bool) *session {
-	if i := slices.IndexFunc(t.sessions, is); i >= 0 {
-		return t.sessions[i]
+	for _, h := range t.held {
+		if !h.discarded {
+			held++
+		}
+	}
+	if got.Sessions != len(t.sessions) || got.Mappings != len(mappings) || got.HeldSYNs != held || got.FragmentSets != len(t.sets) {
+		return fmt.Errorf("the engine says %d sessions, %d mappings, %d held SYNs, %d sets of fragments; want %d, %d, %d, %d",
+			got.Sessions, got.Mappings, got.HeldSYNs, got.FragmentSets, len(t.sessions), len(mappings), held, len(t.sets))
 	}
 	return nil
-}
-
-// outbound and inbound find the session of a packet by its endpoints.
-func (t *Twin) outbound(proto uint8, in, rem netip.AddrPort) *session {
-	return t.find(func(s *session) bool { return s.proto == proto && s.in == in && s.rem == rem })
-}
-
-func (t *Twin) inbound(proto uint8, ext, rem netip.AddrPort) *session {
-	return t.find(func(s *session) bool { return s.proto == proto && s.ext == ext && s.rem == rem })
-}
-
-// mapping is a session of the endpoint-independent mapping that holds an external endpoint.
-func (t *Twin) mapping(proto uint8, ext netip.AddrPort) *session {
-	return t.find(func(s *session) bool { return s.independent && s.proto == proto && s.ext == ext })
-}
-
-// mappingOf is a session of the mapping of an inside endpoint in a pool. Its address may be draining: an endpoint has one
-// mapping (RFC 4787 REQ-1).
-func (t *Twin) mappingOf(pool *nat.Pool, proto uint8, in netip.AddrPort) *session {
-	return t.find(func(s *session) bool { return s.independent && s.pool == pool.Name && s.proto == proto && s.in == in })
-}
-
-// rate is how many ICMP errors may be made in a second.
-func (t *Twin) rate() int64 {
-	switch n := t.policy.ICMPErrorsPerSecond; {
-	case n == 0:
-		return 100
-	case n < 0:
-		return 0
-	default:
-		return int64(n)
-	}
-}
-
-// spend takes a token for an ICMP error of our own, if there is one (RFC 1812, section 4.3.2.8; B-11).
-func (t *Twin) spend() bool {
-	rate := t.rate()
-	t.tokens = min(t.tokens+(t.now-t.filled)*rate, 1000*rate)
-	t.filled = t.now
-	if t.tokens < 1000 {
-		return false
-	}
-	t.tokens -= 1000
-	return true
 }
 
 func sameEmissions(got []nat.Emission, want []emission, cause int) error {

@@ -104,7 +104,10 @@ func synOptions(d *dice) []byte {
 
 // jitter moves a sequence number, seldom.
 func jitter(d *dice) uint32 {
-	return pick[uint32](d, 0, 0, 0, 0, 0, 0, 1, ^uint32(0), 500, 65535, 70000, 1<<32-70000, 1<<30, 1<<31)
+	if !d.one(5) {
+		return 0
+	}
+	return pick[uint32](d, 1, ^uint32(0), 500, 65535, 70000, 1<<32-70000, 1<<30, 1<<31)
 }
 
 // answer is what the receiver of b may send back.
@@ -147,7 +150,7 @@ func answer(d *dice, b []byte) ([]byte, bool) {
 	case flags&packet.SYN != 0:
 		s.Flags = pick[uint8](d, packet.ACK, packet.ACK, packet.ACK, packet.RST, packet.ACK|packet.FIN)
 	default:
-		s.Flags = pick[uint8](d, packet.ACK, packet.ACK|packet.PSH, packet.ACK|packet.FIN, packet.ACK|packet.FIN, packet.RST, packet.RST|packet.ACK, packet.SYN, packet.SYN|packet.ACK)
+		s.Flags = pick[uint8](d, packet.ACK, packet.ACK, packet.ACK, packet.ACK|packet.PSH, packet.ACK|packet.FIN, packet.ACK|packet.FIN, packet.RST, packet.RST|packet.ACK, packet.SYN, packet.SYN|packet.ACK)
 	}
 	var data []byte
 	if s.Flags&packet.SYN != 0 {
@@ -203,7 +206,7 @@ func complain(d *dice, b []byte, routers []netip.Addr) []byte {
 	if d.one(8) {
 		q[pick(d, 1, 2, 10, 12, 16, hlen, hlen+1)%len(q)] ^= 1 << d.n(8)
 	}
-	n := min(len(q), pick(d, hlen+8, hlen+8, 548, hlen+18, hlen+17, hlen+20, hlen+4, hlen+5, hlen+3, 20, 12))
+	n := min(len(q), pick(d, hlen+8, hlen+8, 548, 548, 1500, hlen+18, hlen+17, hlen+20, hlen+4, hlen+5, hlen+3, 20, 12))
 	src, _ := netip.AddrFromSlice(b[16:20])
 	to, _ := netip.AddrFromSlice(b[12:16])
 	if d.one(2) {

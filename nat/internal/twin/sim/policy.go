@@ -20,7 +20,8 @@ var (
 var (
 	hosts    = []netip.Addr{ip("10.0.1.10"), ip("10.0.1.11"), ip("10.0.1.12"), ip("10.0.2.5"), ip("10.0.2.6"), ip("10.0.3.3"), ip("10.0.4.4")}
 	remotes  = []netip.Addr{ip("203.0.113.9"), ip("203.0.113.10"), ip("192.0.2.1")}
-	partner  = ip("172.16.0.9") // talks to inside addresses
+	knowing  = prefix("172.16.0.0/12") // who knows inside addresses
+	partner  = ip("172.16.0.9")
 	poolA    = []netip.Addr{ip("198.51.100.1"), ip("198.51.100.2"), ip("198.51.100.3")}
 	poolB    = ip("198.51.100.11")
 	statics  = []netip.Addr{ip("198.51.100.20"), ip("198.51.100.21")}
@@ -59,7 +60,7 @@ func newWorld(d *dice) world {
 	w := world{
 		cfg: nat.Config{
 			Sessions: pick(d, 512, 128, 24, 10), Shards: pick(d, 1, 1, 1, 4), Seed: 1 + uint64(d.n(250)),
-			FragmentBytes: pick(d, 64<<10, 512<<10, 16<<10), HeldSYNs: pick(d, 64, 3), FlowCounters: d.one(2),
+			FragmentBytes: pick(d, 1, 1<<20), FragmentTimeout: pick(d, 0, 0, 2*time.Second), HeldSYNs: pick(d, 64, 3), FlowCounters: d.one(2),
 		},
 		// Ticks of 32 bits wrap after 2^32 ms (B-37).
 		start:     pick(d, 0, time.Hour, (1<<32-5000)*time.Millisecond, (1<<31-60000)*time.Millisecond),
@@ -141,8 +142,8 @@ func (w *world) policy(d *dice) *nat.Policy {
 		},
 		Inside: []netip.Prefix{prefix("10.0.0.0/16")},
 		Routes: []nat.Route{
-			{Source: prefix("10.0.0.0/16"), Destination: prefix("172.16.0.0/12"), Bypass: true},
-			{Source: prefix("10.0.1.0/24"), Destination: prefix("172.16.0.0/12"), Bypass: true},
+			{Source: prefix("10.0.0.0/16"), Destination: knowing, Bypass: true},
+			{Source: prefix("10.0.1.0/24"), Destination: knowing, Bypass: true},
 			{Source: prefix("10.0.1.0/24"), Pool: "a"},
 			{Source: prefix("10.0.2.0/24"), Static: true},
 			{Source: prefix("10.0.2.6/32"), Static: true, Pool: "a"},
