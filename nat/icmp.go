@@ -74,11 +74,26 @@ func (w *Worker) errorIn(f *flow) Verdict {
 	return w.finish(f, ErrorInbound, Inside)
 }
 
-// errorOut is the outbound pass of an error about a packet that came in through a pool.
+// noPool is the number of no pool.
+const noPool = -1
+
+// errorOut is the outbound pass of an error whose sender has no 1:1 mapping: a host about a packet that came in through
+// a pool, or a router about one to whomever. Outside, its sender has the address that the quoted packet was sent to: a
+// router's own is known to nobody there (I-10).
 func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 	var q quoted
 	if bad := w.readError(f, &q); bad != Unset {
 		return bad
+	}
+	to := Outside
+	if dst.kind != remote {
+		to = Inside
+	}
+	if ext := w.pol.outOf.get(q.v.Dst); ext != 0 {
+		return w.sendErrorOut(f, &q, dst, to, ext, ext, 0, false)
+	}
+	if number == noPool {
+		return DropNoPath
 	}
 	if q.v.Kind != packet.KindFlow || q.v.Proto == packet.ICMP && q.v.Type != packet.EchoReply && q.v.Type != packet.TimestampReply {
 		return DropICMPNoMapping
@@ -87,15 +102,15 @@ func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 	if !ok {
 		return DropICMPNoMapping // REQ-5
 	}
-	to := Outside
-	if dst.kind != remote {
-		to = Inside
-	}
+	return w.sendErrorOut(f, &q, dst, to, ext.addr, ext.addr, ext.port, true)
+}
+
+// sendErrorOut translates an outbound error, from outer and about a packet to inner and port, and sends it on.
+func (w *Worker) sendErrorOut(f *flow, q *quoted, dst owner, to Side, outer, inner uint32, port uint16, hasPort bool) Verdict {
 	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
-	// The sender may be any router inside; outside it has the address that the quoted packet was sent to (I-10).
-	w.rewriteError(f, &q, Out, ext.addr, ext.addr, ext.port, true)
+	w.rewriteError(f, q, Out, outer, inner, port, hasPort)
 	if to == Inside {
 		return w.loopError(f, dst)
 	}

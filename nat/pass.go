@@ -107,6 +107,9 @@ func (w *Worker) fromInside(f *flow) Verdict {
 		}
 	}
 	if way.pool < 0 {
+		if v.Kind == packet.KindError { // a router inside may complain about a packet to a 1:1 host
+			return w.errorOut(f, noPool, dst)
+		}
 		return w.noPath(f, dst)
 	}
 	if v.Kind == packet.KindFragment {

@@ -312,6 +312,34 @@ func TestI10_OutboundErrors(t *testing.T) {
 	})
 }
 
+// A router without an address of its own outside complains about packets to a 1:1 host, of whatever protocol.
+func TestI10_RouterAboutStaticHost(t *testing.T) {
+	e1 := netip.MustParseAddr("198.51.100.129")
+	for _, pool := range []string{"", "pool"} {
+		p := policy(nat.RFCProfile())
+		p.Static = []nat.Static{{Inside: B, Outside: e1}}
+		for i := range p.Routes {
+			p.Routes[i].Static = true
+			if pool == "" {
+				p.Routes[i].Pool = ""
+			}
+		}
+		trial{policy: p}.run(t, func(g *gate) {
+			came := udp(at(R1, 9), at(e1, 7), "")
+			got := g.want(g.in(bytes.Clone(came)), nat.StaticInbound).b
+			for _, kind := range []struct{ typ, code uint8 }{{packet.TimeExceeded, 0}, {packet.Unreachable, 1}, {packet.Unreachable, 4}} {
+				r := g.want(g.out(icmp(insideRouter7, R1, kind.typ, kind.code, 1300, received(got, 1))), nat.ErrorOutbound)
+				if src, dst := addrs(r.b); src != e1 || dst != R1 {
+					g.Errorf("emerges as %s", craft.Describe(r.b))
+				}
+				if want := received(came, 1); !bytes.Equal(craft.Quote(r.b), want) {
+					g.Errorf("quoted\n% x, want\n% x", craft.Quote(r.b), want)
+				}
+			}
+		})
+	}
+}
+
 // errorsDoNotCount sends errors about a flow of each protocol, both ways, every ten seconds.
 func errorsDoNotCount(g *gate) {
 	type flow struct {

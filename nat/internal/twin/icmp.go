@@ -84,6 +84,17 @@ func (s *step) errorOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 	if v != nat.Unset {
 		return v
 	}
+	if to, ok := s.t.policy.staticOut(q.dst.Addr()); ok { // a router inside, about a packet to a 1:1 host
+		if v := s.fits(egress); v != nat.Unset {
+			return v
+		}
+		s.setQuote(q, 16, netip.AddrPortFrom(to, 0), false)
+		s.setSource(netip.AddrPortFrom(to, 0), false)
+		return nat.ErrorOutbound
+	}
+	if pool == nil {
+		return nat.DropNoPath
+	}
 	if q.off > 0 || !q.flow() || q.proto == packet.ICMP && !q.isReply() {
 		return nat.DropICMPNoMapping
 	}

@@ -146,7 +146,7 @@ func (s *step) outward() nat.Verdict {
 	var v nat.Verdict
 	if ext, ok := p.staticOut(src); ok && r.Static {
 		v = s.staticOut(ext, egress)
-	} else if r.Pool == "" {
+	} else if r.Pool == "" && (!s.h.isError() || s.h.fragment()) {
 		return s.noPath()
 	} else {
 		v = s.naptOut(p.pool(r.Pool), egress)
