@@ -78,7 +78,7 @@ func class(proto uint8) (c int, ok bool) {
 }
 
 // defaultAttachments are what a Policy without any has.
-var defaultAttachments = []Attachment{{ID: 0, Side: Inside}, {ID: 1, Side: Outside}}
+var defaultAttachments = []Attachment{{ID: FromInside, Side: Inside}, {ID: FromOutside, Side: Outside}}
 
 // compile makes a policy of a valid Policy. number gives each pool its place: sessions name it by that.
 func (p *Policy) compile(number func(name string) int, key uint64) *policy {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate/nat"
-	"github.com/tidegate/tidegate/nat/internal/craft"
 	"github.com/tidegate/tidegate/packet"
 )
 
@@ -21,32 +20,32 @@ func Example() {
 		Routes: []nat.Route{{Source: inside, Pool: "public"}},
 	})
 	if err != nil {
-		panic(err)
+		panic(err) // every fault of the policy at once
 	}
-	worker := engine.Worker() // one for each goroutine
-	start := time.Now()
-	const fromInside, fromOutside = 0, 1 // the attachments of a policy that names none
+	worker, start := engine.Worker(), time.Now() // a worker for each goroutine
 
-	for _, b := range somePackets() {
-		p := packet.From(b) // what a TUN device would have read
-		verdict := worker.Translate(&p, fromInside, time.Since(start))
-		if verdict.Forward() {
-			fmt.Printf("%v: goes %v\n", verdict, verdict.Side()) // write p.Bytes() there
-		} else {
-			fmt.Printf("%v: %s\n", verdict, verdict.Text())
-		}
+	p := packet.From([]byte{ // UDP, 10.0.1.10:5000 > 198.51.100.7:53; a device would have read it
+		0x45, 0, 0, 28, 0, 1, 0x40, 0, 64, 17, 0x05, 0x8c, 10, 0, 1, 10, 198, 51, 100, 7, 0x13, 0x88, 0, 53, 0, 8, 0, 0})
+	verdict := worker.Translate(&p, nat.FromInside, time.Since(start)) // rewrites p in place
+	if verdict.Forward() {
+		fmt.Println("to", verdict.Side(), netip.AddrFrom4([4]byte(p.Bytes()[12:16])))
+	} else {
+		fmt.Println(verdict, "-", verdict.Text())
 	}
-	_ = fromOutside
-	// Output:
-	// outbound: goes outside
-	// spoof: a source that does not belong to where the packet came from
+	for _, e := range worker.Emitted() { // what the engine sends of its own accord: ICMP errors, RSTs, fragments
+		fmt.Println("also to", e.Side, e.Packet.Len)
+	}
+	worker.Tick(time.Since(start)) // now and then: timers, and the memory of what has ended
+	// Output: to outside 203.0.113.1
 }
 
-// somePackets are what a device might give: one of a host inside, one with a source that nobody inside has.
-func somePackets() [][]byte {
-	server := netip.MustParseAddr("198.51.100.7")
-	return [][]byte{
-		craft.UDP(craft.IP{Src: netip.MustParseAddr("10.0.1.10"), Dst: server}, 5000, 53, []byte("query")),
-		craft.UDP(craft.IP{Src: netip.MustParseAddr("192.168.1.1"), Dst: server}, 5000, 53, []byte("query")),
+// Packets of no host inside are dropped, and the verdict says why.
+func ExampleVerdict_Text() {
+	for _, v := range []nat.Verdict{nat.DropSpoof, nat.DropNoPath, nat.DropNoPort} {
+		fmt.Printf("%v: %s\n", v, v.Text())
 	}
+	// Output:
+	// spoof: a source that does not belong to where the packet came from
+	// no_public_path: the source has no public address and no route to a NAT pool
+	// no_port: no external port is left for this flow
 }

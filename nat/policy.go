@@ -37,8 +37,8 @@ const (
 // Policy says who may go where, and as whom. It is a plain value: Engine.Apply copies what it needs and keeps none of
 // the slices. Zero values mean "nothing": a Policy without routes lets nobody out.
 type Policy struct {
-	// Attachments are the places where packets come from. None means two: 0 on the inside, that may use any inside
-	// source, and 1 on the outside, with the kernel as the router on both.
+	// Attachments are the places where packets come from. None means two: FromInside, that may use any inside source,
+	// and FromOutside, with the kernel as the router on both.
 	Attachments []Attachment
 	// Inside is the inside address space. Packets between its addresses are never translated (Untouched).
 	Inside []netip.Prefix
@@ -95,6 +95,12 @@ type Attachment struct {
 
 // AttachmentID names an attachment.
 type AttachmentID uint16
+
+// The attachments of a Policy that names none.
+const (
+	FromInside  AttachmentID = 0
+	FromOutside AttachmentID = 1
+)
 
 // Route is one way out.
 type Route struct {
