@@ -92,17 +92,43 @@ func TestPermission(t *testing.T) {
 	}
 }
 
+// hide puts an empty directory in the place of dir, for the calling thread alone. In a chroot the mount that / is in has
+// no name; the root of the mount namespace has one, so the thread goes there to make the mounts private, and back.
+func hide(dir string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	root, err := os.Open("/")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	ns, err := os.Open("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("setns", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return os.NewSyscallError("mount over "+dir, unix.Mount("empty", dir, "tmpfs", 0, ""))
+}
+
 // TestNoDevice hides /dev/net from the test's thread.
 func TestNoDevice(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			enter(t)
-			err := errors.Join(
-				unix.Unshare(unix.CLONE_NEWNS),
-				unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-				unix.Mount("empty", "/dev/net", "tmpfs", 0, ""),
-			)
-			if err != nil {
+			if err := hide("/dev/net"); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := tun.Open(k.options); !errors.Is(err, tun.ErrNoDevice) {

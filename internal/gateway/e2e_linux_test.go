@@ -88,7 +88,7 @@ func TestTraffic(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if r.Packets < 50 {
+	if r.Packets < 20 { // with no programs but this one
 		t.Errorf("the capture has %d packets", r.Packets)
 	}
 	b.healthy()
