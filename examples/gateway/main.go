@@ -76,7 +76,7 @@ func (s *source) loadOr() (*config.Config, error) {
 }
 
 type cli struct {
-	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM)."`
+	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM, SIGHUP)."`
 	Check       checkCmd         `cmd:"" help:"Check a configuration."`
 	PrintConfig printCmd         `cmd:"" help:"Print the configuration with all its defaults."`
 	Teardown    teardownCmd      `cmd:"" help:"Remove the guard that a stopped gateway leaves, and say what that makes possible."`
@@ -86,7 +86,7 @@ type cli struct {
 
 type runCmd struct {
 	source
-	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464."`
+	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464. /healthz covers the interfaces, rules, routes, sysctls and ARP entries of the gateway; not whether its uplink works."`
 	Debug   bool   `help:"Log more."`
 }
 
@@ -95,7 +95,11 @@ func (r *runCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	return gateway.Run(ctx, gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version()})
 }

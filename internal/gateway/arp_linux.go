@@ -12,8 +12,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/tidegate/tidegate/internal/config"
 )
 
 // answered is an external address that the kernel answers ARP requests for on an interface.
@@ -23,8 +21,8 @@ type answered struct {
 }
 
 // onLink finds the external addresses that lie in the network of an interface, where nobody routes them to us.
-func (s *system) onLink(external []netip.Addr) ([]answered, error) {
-	links, err := s.nl.LinkList()
+func onLink(nl *netlink.Handle, external []netip.Addr) ([]answered, error) {
+	links, err := nl.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -34,7 +32,7 @@ func (s *system) onLink(external []netip.Addr) ([]answered, error) {
 		if a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) != 0 || len(a.HardwareAddr) != 6 {
 			continue
 		}
-		addrs, err := s.nl.AddrList(l, unix.AF_INET)
+		addrs, err := nl.AddrList(l, unix.AF_INET)
 		if err != nil {
 			return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
@@ -55,8 +53,8 @@ const probeWait = 300 * time.Millisecond
 
 // checkInUse asks whether another machine has one of the addresses that we are about to answer for (RFC 5227,
 // section 2.1).
-func (s *system) checkInUse(c *config.Config) error {
-	found, err := s.onLink(c.External())
+func (s *system) checkInUse() error {
+	found, err := onLink(s.nl, s.external)
 	if err != nil || len(found) == 0 {
 		return err
 	}
@@ -76,11 +74,14 @@ func (s *system) checkInUse(c *config.Config) error {
 // probe sends ARP probes on one interface and waits for answers.
 func probe(fs []answered) error {
 	link := fs[0].link
-	fd, err := arpSocket(link)
+	fd, err := arpSocket()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: link.Attrs().Index}); err != nil {
+		return fmt.Errorf("listen for ARP on %s: %w", link.Attrs().Name, err)
+	}
 	asked := map[netip.Addr]bool{}
 	for _, f := range fs {
 		asked[f.addr] = true
@@ -116,13 +117,19 @@ func probe(fs []answered) error {
 }
 
 // answer makes the kernel answer for external addresses that lie in the network of an interface, and tells the
-// neighbors that they have moved here.
-func (s *system) answer(c *config.Config) error {
-	found, err := s.onLink(c.External())
+// neighbors that they have moved here. Called again it does what is missing: with an interface that goes down, or away,
+// the kernel forgets.
+func (s *system) answer() error {
+	found, err := onLink(s.nl, s.external)
 	if err != nil {
 		return err
 	}
-	for _, f := range found {
+	s.answered = found
+	silent, err := unansweredOf(s.nl, found)
+	if err != nil {
+		return err
+	}
+	for _, f := range silent {
 		name := f.link.Attrs().Name
 		// Otherwise it waits up to 0.8 s before it answers, in case somebody else does.
 		if err := s.sysctl("ipv4/neigh/"+name+"/proxy_delay", "0"); err != nil {
@@ -131,49 +138,48 @@ func (s *system) answer(c *config.Config) error {
 		if err := s.nl.NeighSet(f.neigh()); err != nil {
 			return fmt.Errorf("answer ARP for %s on %s: %w", f.addr, name, err)
 		}
-		s.answered = append(s.answered, f)
-		if err := announce(f); err != nil {
+		if err := sendARP(s.arp, f.link, f.addr, f.addr); err != nil { // an announcement: RFC 5227, section 2.3
 			return err
 		}
 	}
 	return nil
 }
 
+// unansweredOf are those that the kernel does not answer for.
+func unansweredOf(nl *netlink.Handle, wanted []answered) (silent []answered, err error) {
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	entries, err := nl.NeighProxyList(0, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list ARP entries: %w", err)
+	}
+	type key struct {
+		addr netip.Addr
+		link int
+	}
+	have := map[key]bool{}
+	for _, e := range entries {
+		ip, _ := netip.AddrFromSlice(e.IP.To4())
+		have[key{ip, e.LinkIndex}] = true
+	}
+	for _, w := range wanted {
+		if !have[key{w.addr, w.link.Attrs().Index}] {
+			silent = append(silent, w)
+		}
+	}
+	return silent, nil
+}
+
 func (f answered) neigh() *netlink.Neigh {
 	return &netlink.Neigh{LinkIndex: f.link.Attrs().Index, Family: unix.AF_INET, Flags: netlink.NTF_PROXY, IP: f.addr.AsSlice()}
 }
 
-// unanswer is the reverse of answer: another machine may take the addresses over now.
-func (s *system) unanswer() error {
-	var errs []error
-	for _, f := range s.answered {
-		if err := s.nl.NeighDel(f.neigh()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, fmt.Errorf("stop answering ARP for %s: %w", f.addr, err))
-		}
-	}
-	s.answered = nil
-	return errors.Join(errs...)
-}
-
-// announce is an ARP announcement (RFC 5227, section 2.3).
-func announce(f answered) error {
-	fd, err := arpSocket(f.link)
+// arpSocket is bound to no interface, and receives nothing until it is.
+func arpSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return sendARP(fd, f.link, f.addr, f.addr)
-}
-
-func arpSocket(l netlink.Link) (fd int, err error) {
-	proto := int(htons(unix.ETH_P_ARP))
-	if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, proto); err == nil {
-		if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(proto), Ifindex: l.Attrs().Index}); err != nil {
-			_ = unix.Close(fd)
-		}
-	}
-	if err != nil {
-		return -1, fmt.Errorf("open an ARP socket on %s: %w", l.Attrs().Name, err)
+		return 0, fmt.Errorf("open a socket for ARP: %w", err)
 	}
 	return fd, nil
 }

@@ -211,6 +211,9 @@ func (b *bed) run(h *lab.Host, name string, args ...string) (out string, exit in
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
 	cmd := h.Command(ctx, name, args...)
+	if name == binary {
+		cmd.SysProcAttr.Cloneflags = 0 // see launch
+	}
 	var buf bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &buf, &buf
 	err := h.Run(cmd)

@@ -16,19 +16,38 @@
 //	1000: from P iif UPLINK              nowhere: a spoofed source (RFC 2827)
 //	1001: to P iif lo, to P iif INSIDE   main table, routes at least as long as P: the gateway itself, and answers
 //	1002: from P to P                    main table, routes at least as long as P: inside to inside stays with the kernel
-//	1003: from P                         table 7400: default to INSIDE; P unreachable
+//	1003: from P, from D iif lo          table 7400: default to INSIDE; P unreachable
 //	1004: all                            table 7401: E to OUTSIDE; P to OUTSIDE
+//	1005: iif OUTSIDE                    on to 1007
+//	1006: not iif lo                     nowhere
+//	1007: (the way on, to the main table)
 //
-// What comes from elsewhere for P (the last line) is for the engine to refuse and to count. A source in E matches none
-// but the last, so what the engine sent out does not come back.
+// What comes from elsewhere for P (1004) is for the engine to refuse and to count. A source in E matches nothing before
+// 1004, so what the engine sent out does not come back.
+//
+// Rule 1006 is the fence: nothing leaves that did not come out of the outside TUN, except what the machine itself sends
+// and what inside hosts send each other. It catches what inside hosts send with sources that are not theirs, and what
+// arrives for addresses that nobody has, which the machine and its router would send each other until the TTL is up. So
+// the machine forwards for nobody else: another network behind it has to be in P.
+//
+// # The errors of the kernel
+//
+// The machine is a router on either side of the engine, and has to say when a TTL is up, a packet is too big or a host is
+// down. While the gateway runs, such an error has as its source an address of the interface that the packet came from
+// (icmp_errors_use_inbound_ifaddr). About packets of the inside TUN that is D, 192.0.0.8, so that rule 1003 sends the error
+// back into that TUN and the engine translates it: outside it comes from, and quotes, the address that the sender knows.
+// The outside TUN has the machine's own outside address, so that inside hosts see it as the second hop.
 //
 // # Fail closed
 //
-// Behind each route to a TUN there is a worse one that refuses: the guard. When a TUN is gone, with its process, however
-// that ended, its routes are gone, and inside traffic ends as unreachable instead of leaving with private sources. The
-// guard is in place before the TUNs are, it stays when the gateway stops, and a start replaces it without a gap. Only
-// Teardown takes it away.
+// Behind each route to a TUN there is a worse one that refuses; with the fence these are the guard. When a TUN is gone, with
+// its process, however that ended, its routes are gone, and inside traffic ends as unreachable instead of leaving with
+// private sources. The guard is in place before anything leads to the TUNs, it stays when the gateway stops, and a start
+// replaces it without a gap. Only Teardown takes it away. A start that fails for want of a TUN leaves no guard, if there
+// was none.
 //
 // The external addresses are no addresses of any interface: the kernel would answer for them itself. They are routed to
-// the machine, or, if they lie in the network of one of its interfaces, answered for there (proxy ARP).
+// the machine, or, if they lie in the network of one of its interfaces, answered for there (proxy ARP). The machine itself
+// cannot reach inside hosts by them: their answers are for an address of its own, and it takes them as they are, before
+// they are translated.
 package gateway

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ func Doctor(c *config.Config) ([]Finding, error) {
 	if c != nil {
 		d.devices = c.Devices
 	}
-	return d.look(d.device, d.state, d.rules, d.sysctls, d.addresses, d.conntrack, d.firewall)
+	return d.look(d.device, d.state, d.rules, d.sysctls, d.addresses, d.strangers, d.conntrack, d.firewall)
 }
 
 // obstacles is the part of Doctor that a gateway tells about when it starts: what will keep packets from passing.
@@ -95,12 +96,10 @@ func (d *doctor) device() error {
 
 // state says whether a gateway runs here, or has run.
 func (d *doctor) state() error {
-	// Not acquire: a gateway that starts at this moment would not.
-	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
+	running, err := runs(d.nl)
 	if err != nil {
 		return err
 	}
-	running := strings.Contains(string(sockets), " "+lockName+"\n")
 	rules, err := ourRules(d.nl)
 	if err != nil {
 		return err
@@ -113,7 +112,8 @@ func (d *doctor) state() error {
 	d.findDevices(rules, routes)
 	switch {
 	case running:
-		s := &system{nl: d.nl, devices: d.devices, plan: plan{inside: inside, external: external, insideDev: d.devices.Inside}}
+		s := &system{nl: d.nl, devices: d.devices, external: addresses(external),
+			plan: plan{inside: inside, external: external, insideDev: d.devices.Inside, outsideDev: d.devices.Outside}}
 		for k := range rules {
 			if k.priority == ruleSpoof && !slices.Contains(s.plan.uplinks, k.iif) {
 				s.plan.uplinks = append(s.plan.uplinks, k.iif)
@@ -132,12 +132,20 @@ func (d *doctor) state() error {
 	return nil
 }
 
+// addresses are all addresses of prefixes.
+func addresses(ps []netip.Prefix) (all []netip.Addr) {
+	for _, p := range ps {
+		for a := p.Addr(); p.Contains(a); a = a.Next() {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 // findDevices learns what the TUNs of the gateway that runs are called.
 func (d *doctor) findDevices(rules map[ruleKey]netlink.Rule, routes []netlink.Route) {
-	for k := range rules {
-		if k.priority == ruleAnswers && k.iif != "lo" {
-			d.devices.Inside = k.iif
-		}
+	if name := insideTUN(rules); name != "" {
+		d.devices.Inside = name
 	}
 	for _, r := range routes {
 		if r.Table != outsideTable || r.Type != unix.RTN_UNICAST {
@@ -157,10 +165,10 @@ func (d *doctor) rules() error {
 	}
 	for _, r := range all {
 		local := r.Priority == 0 && r.Table == unix.RT_TABLE_LOCAL
-		if r.Protocol == protocol || local || r.Priority > ruleOutside {
+		if r.Protocol == protocol || local || r.Priority > ruleEnd {
 			continue
 		}
-		d.problem(fmt.Sprintf("give it a priority above %d, or make sure that it does not match traffic of the gateway", ruleOutside),
+		d.problem(fmt.Sprintf("give it a priority above %d, or make sure that it does not match traffic of the gateway", ruleEnd),
 			"a routing rule of somebody else is looked at before the gateway's: %s", ruleText(&r))
 	}
 	return nil
@@ -215,8 +223,8 @@ func (d *doctor) addresses() error {
 	if d.config == nil {
 		return nil
 	}
-	s := &system{nl: d.nl, devices: d.devices, plan: plan{inside: d.config.Inside.Prefixes}}
-	err := s.checkAddresses(d.config.External())
+	s := &system{nl: d.nl, devices: d.devices, external: d.config.External(), plan: plan{inside: d.config.Inside.Prefixes}}
+	err := s.checkAddresses()
 	switch {
 	case errors.Is(err, ErrRefused):
 		d.problem("see there", "%v", err)
@@ -230,6 +238,33 @@ func (d *doctor) addresses() error {
 	if !own.IsValid() {
 		d.problem("give it one, on the interface to the outside",
 			"this machine has no address outside of the inside prefixes: path MTU discovery and traceroute through it will not work")
+	}
+	return nil
+}
+
+// strangers looks for networks that the machine is a router for now.
+func (d *doctor) strangers() error {
+	if d.config == nil {
+		return nil
+	}
+	s := &system{nl: d.nl, plan: plan{inside: d.config.Inside.Prefixes}}
+	up, others := map[int]bool{}, map[netip.Prefix]int{}
+	err := s.mainRoutes(func(dst netip.Prefix, link int) {
+		up[link] = up[link] || dst == everything
+		if dst != everything && !s.isInside(dst) {
+			others[dst] = link
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for dst, index := range others {
+		l, err := d.nl.LinkByIndex(index)
+		if up[index] || err != nil {
+			continue
+		}
+		d.note("add it to inside.prefixes, if its hosts are to get out", "%s, on %s, is not inside: the gateway forwards nothing from there",
+			dst, l.Attrs().Name)
 	}
 	return nil
 }

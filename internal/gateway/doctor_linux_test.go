@@ -20,6 +20,15 @@ func TestDoctor(t *testing.T) {
 	if exit != 0 || !strings.Contains(out, "nothing is in the way") {
 		t.Fatalf("on a clean machine: exit %d\n%s", exit, out)
 	}
+	err := onLink(b.gw, "eth2", func(nl *netlink.Handle, l netlink.Link) error {
+		return nl.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet("172.16.5.0/24"), Gw: srvAddr.AsSlice()})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, exit := b.command(args...); exit != 0 || !strings.Contains(out, "172.16.5.0/24, on eth2, is not inside") {
+		t.Errorf("a network of somebody else: exit %d\n%s", exit, out)
+	}
 	sysctl := func(name, value string) func() error {
 		return func() error { return b.gw.WriteFile("/proc/sys/net/"+name, []byte(value), 0) }
 	}

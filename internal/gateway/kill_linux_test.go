@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate/tidegate/internal/lab"
 )
 
 // sender sends datagrams from pc to the internet, from new sockets and old ones, until it is stopped.
@@ -108,8 +113,8 @@ func TestKill(t *testing.T) {
 		t.Errorf("after the restart the internet sees %s", a)
 	}
 	b.healthy()
-	if n := b.ourRules(); n != 6 {
-		t.Errorf("%d rules after restarts, want 6", n)
+	if n := b.ourRules(); n != 10 {
+		t.Errorf("%d rules after restarts, want 10", n)
 	}
 	s.more(t, 1000)
 	if err := g.stop(syscall.SIGTERM); err != nil {
@@ -125,7 +130,7 @@ func TestKill(t *testing.T) {
 	}
 
 	out, exit := b.command("teardown")
-	if exit != 0 || !strings.Contains(out, "Removed 5 rules") || !strings.Contains(out, "10.0.0.0/16") {
+	if exit != 0 || !strings.Contains(out, "Removed 6 rules") || !strings.Contains(out, "10.0.0.0/16") {
 		t.Errorf("teardown: exit %d\n%s", exit, out)
 	}
 	if out, exit := b.command("teardown"); exit != 0 || out != "There is nothing of a gateway here.\n" {
@@ -173,12 +178,12 @@ func TestSurvives(t *testing.T) {
 	if n := b.proxies(); n != 1 {
 		t.Errorf("%d addresses are answered for, want 1", n)
 	}
-	if n := b.ourRules(); n != 13 {
-		t.Errorf("%d rules for two prefixes, want 13", n)
+	if n := b.ourRules(); n != 17 {
+		t.Errorf("%d rules for two prefixes, want 17", n)
 	}
 	b.start()
-	if n := b.ourRules(); n != 6 {
-		t.Errorf("%d rules for one prefix, want 6", n)
+	if n := b.ourRules(); n != 10 {
+		t.Errorf("%d rules for one prefix, want 10", n)
 	}
 	if n := b.proxies(); n != 0 {
 		t.Errorf("%d addresses are answered for, want none", n)
@@ -191,7 +196,7 @@ func TestSurvives(t *testing.T) {
 	old := &netlink.Addr{IPNet: &net.IPNet{IP: net.IP{198, 51, 100, 2}, Mask: net.CIDRMask(24, 32)}}
 	other := &netlink.Addr{IPNet: &net.IPNet{IP: net.IP{198, 51, 100, 3}, Mask: net.CIDRMask(24, 32)}}
 	err = onLink(b.gw, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
-		return errors.Join(nl.AddrAdd(l, other), nl.AddrDel(l, old), nl.AddrAdd(l, old),
+		return errors.Join(nl.AddrDel(l, old), nl.AddrAdd(l, other), nl.AddrAdd(l, old),
 			nl.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet("0.0.0.0/0"), Gw: netAddr.AsSlice()}))
 	})
 	if err != nil {
@@ -200,6 +205,14 @@ func TestSurvives(t *testing.T) {
 	until(t, "routes with the new address", func() bool {
 		routes, err := b.outsideRoutes()
 		return err == nil && len(routes) == 4
+	})
+	until(t, "the outside TUN to have the new address, and no other", func() (done bool) {
+		err := onLink(b.gw, "tg-out", func(nl *netlink.Handle, l netlink.Link) error {
+			addrs, err := nl.AddrList(l, unix.AF_INET)
+			done = len(addrs) == 1 && addrs[0].IPNet.String() == "198.51.100.3/32"
+			return err
+		})
+		return err == nil && done
 	})
 	if a := seen(t, b.pc, "tcp", "198.51.100.1:7"); a.Addr() != public {
 		t.Errorf("after a change of addresses the internet sees %s", a)
@@ -241,8 +254,9 @@ func TestInterfaceGone(t *testing.T) {
 		do     func(*netlink.Handle, netlink.Link) error
 		want   string
 	}{
-		"deleted": {"tg-in", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }, "tg-in was deleted"},
-		"down":    {"tg-out", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkSetDown(l) }, "tg-out was set down"},
+		"inside deleted":  {"tg-in", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }, "tg-in was deleted"},
+		"outside deleted": {"tg-out", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }, "tg-out was deleted"},
+		"down":            {"tg-out", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkSetDown(l) }, "tg-out was set down"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -256,8 +270,8 @@ func TestInterfaceGone(t *testing.T) {
 			if code(err) != 1 || last != "gateway: interface "+tt.want+" by somebody else: start the gateway again" {
 				t.Errorf("exit %d\n%s", code(err), g.text())
 			}
-			if n := b.ourRules(); n != 5 {
-				t.Errorf("%d rules of the guard, want 5", n)
+			if n := b.ourRules(); n != 6 {
+				t.Errorf("%d rules of the guard, want 6", n)
 			}
 		})
 	}
@@ -288,23 +302,44 @@ func TestRefusals(t *testing.T) {
 	}{
 		"address of the machine": {2, "203.0.113.77 is an address of lo", []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.77"}},
 		"address of a neighbor":  {2, "198.51.100.77 is in use by another machine", []string{"--inside", "10.0.0.0/16", "--public", "198.51.100.77"}},
-		"bad configuration":      {2, "--public: outside.addresses[0]: 10.0.0.1 overlaps", []string{"--inside", "10.0.0.0/16", "--public", "10.0.0.1"}},
-		"no file":                {2, "nofile.yaml", []string{"--config", "nofile.yaml"}},
-		"no configuration":       {2, "write either --config FILE", nil},
-		"metrics address":        {2, "metrics cannot be served", []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1", "--metrics", "192.0.2.1:1"}},
+		"broadcast address": {2, "198.51.100.255 is the first or last address of the network 198.51.100.0/24 of eth0",
+			[]string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1", "--static", "10.0.1.10=198.51.100.255"}},
+		"network address":   {2, "198.51.100.0 is the first or last address", []string{"--inside", "10.0.0.0/16", "--public", "198.51.100.0"}},
+		"bad configuration": {2, "--public: outside.addresses[0]: 10.0.0.1 overlaps", []string{"--inside", "10.0.0.0/16", "--public", "10.0.0.1"}},
+		"no file":           {2, "nofile.yaml", []string{"--config", "nofile.yaml"}},
+		"no configuration":  {2, "write either --config FILE", nil},
+		"metrics address":   {2, "metrics cannot be served", []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1", "--metrics", "192.0.2.1:1"}},
 	} {
 		out, exit := b.command(append([]string{"run"}, tt.args...)...)
 		if exit != tt.exit || !strings.Contains(out, tt.want) {
 			t.Errorf("%s: exit %d\n%s", name, exit, out)
 		}
 	}
+	busy, err := b.gw.OpenTUN(lab.Link{Name: "tg-out"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, exit := b.command(append([]string{"run"}, plain...)...); exit != 1 || !strings.Contains(out, "in use by another process") {
+		t.Errorf("with an interface in use: exit %d\n%s", exit, out)
+	}
+	if err := busy.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if n := b.ourRules(); n != 0 {
-		t.Errorf("the refused gateways left %d rules", n)
+		t.Errorf("the gateways that did not start left %d rules", n)
 	}
 
 	g := b.start()
 	if out, exit := b.command("run", "--inside", "10.0.0.0/16", "--public", "203.0.113.1"); exit != 1 || !strings.Contains(out, "stop it first") {
 		t.Errorf("a second gateway: exit %d\n%s", exit, out)
+	}
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	text := "inside: {prefixes: [10.0.0.0/16]}\noutside: {addresses: [203.0.113.2]}\ndevices: {inside: in2, outside: out2}\n"
+	if err := os.WriteFile(other, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, exit := b.command("run", "--config", other); exit != 1 || !strings.Contains(out, "stop it first") {
+		t.Errorf("a second gateway with interfaces of other names: exit %d\n%s", exit, out)
 	}
 	if out, exit := b.command("teardown"); exit != 1 || !strings.Contains(out, "stop it first") {
 		t.Errorf("teardown of a running gateway: exit %d\n%s", exit, out)
@@ -318,6 +353,65 @@ func TestRefusals(t *testing.T) {
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 	if err := b.gw.Run(cmd); code(err) != 3 || !strings.Contains(out.String(), "run as root") {
 		t.Errorf("without privilege: %v\n%s", err, out.String())
+	}
+}
+
+// TestStop: whichever signal asks for it, what outlives the interfaces is as it was, except the guard.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	names := []string{"ip_forward", "icmp_errors_use_inbound_ifaddr", "neigh/eth0/proxy_delay"}
+	values := func() (all []string) {
+		for _, n := range names {
+			v, err := b.gw.ReadFile("/proc/sys/net/ipv4/" + n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, strings.TrimSpace(string(v)))
+		}
+		return all
+	}
+	before := values()
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		g := b.start("--inside", "10.0.0.0/16", "--public", "198.51.100.60")
+		if got := values(); !slices.Equal(got, []string{"1", "1", "0"}) {
+			t.Errorf("while it runs: %s", got)
+		}
+		if err := g.stop(sig); err != nil {
+			t.Errorf("%v: %v\n%s", sig, err, g.text())
+		}
+		if got := values(); !slices.Equal(got, before) {
+			t.Errorf("%v: %s = %s, want %s", sig, names, got, before)
+		}
+		if n := b.ourRules(); n != 6 || b.proxies() != 0 {
+			t.Errorf("%v: %d rules of the guard, want 6, %d addresses answered for, want none", sig, n, b.proxies())
+		}
+		if !strings.Contains(g.text(), `"msg":"changed until the end","sysctl":"net.ipv4.icmp_errors_use_inbound_ifaddr net.ipv4.ip_forward net.ipv4.neigh.eth0.proxy_delay"`) {
+			t.Errorf("what is changed is not said in\n%s", g.text())
+		}
+	}
+}
+
+// TestQueue: the interfaces have room for bursts, and what did not fit is counted.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.start()
+	for _, name := range []string{"tg-in", "tg-out"} {
+		err := onLink(b.gw, name, func(_ *netlink.Handle, l netlink.Link) error {
+			if n := l.Attrs().TxQLen; n != 5000 {
+				t.Errorf("the queue of %s has %d places", name, n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{`nat_device_dropped_total{device="inside",op="read"}`, `nat_device_dropped_total{device="outside",op="write"}`} {
+		if v := b.metric(name); v != "0" {
+			t.Errorf("%s = %s", name, v)
+		}
 	}
 }
 

@@ -85,6 +85,9 @@ func (l *loop) pump(from nat.Side) error {
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}
+		if errors.Is(err, tun.ErrGone) {
+			return fmt.Errorf("interface %s was deleted by somebody else: start the gateway again", in.dev.Name())
+		}
 		if err != nil {
 			return fmt.Errorf("%s interface %s: %w", from, in.dev.Name(), err)
 		}

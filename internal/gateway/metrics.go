@@ -17,17 +17,25 @@ import (
 	"github.com/tidegate/tidegate/nat"
 )
 
-// collector turns the counters of a loop and its engine into metrics. There are no labels with addresses: their
+// machine is what metrics ask the machine for; a *system is one.
+type machine interface {
+	// health says what keeps packets from passing.
+	health() error
+	// dropped is how many packets of a device the kernel dropped before they were read, and after they were written.
+	dropped(nat.Side) (read, write uint64)
+}
+
+// collector turns the counters of a loop, its engine and its devices into metrics. There are no labels with addresses: their
 // number is bounded by the code.
 type collector struct {
 	l       *loop
-	limit   int
+	m       machine
 	descs   map[string]*prometheus.Desc
 	ordered []*prometheus.Desc
 }
 
-func newCollector(l *loop) *collector {
-	c := &collector{l: l, descs: map[string]*prometheus.Desc{}}
+func newCollector(l *loop, m machine) *collector {
+	c := &collector{l: l, m: m, descs: map[string]*prometheus.Desc{}}
 	for _, d := range []struct {
 		name, help string
 		labels     []string
@@ -52,6 +60,8 @@ func newCollector(l *loop) *collector {
 		{"nat_device_packets_total", "Packets of an interface, as on a wire.", []string{"device", "op"}},
 		{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
 		{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
+		{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
+			[]string{"device", "op"}},
 		{"nat_table_bytes", "Memory of the engine's tables.", nil},
 	} {
 		desc := prometheus.NewDesc(d.name, d.help, d.labels, nil)
@@ -114,22 +124,25 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_bytes_total", p.readBytes.Load(), side, "read")
 		counter("nat_device_bytes_total", p.wroteBytes.Load(), side, "write")
 		counter("nat_device_refused_total", p.refused.Load(), side)
+		read, write := c.m.dropped(nat.Side(s))
+		counter("nat_device_dropped_total", read, side, "read")
+		counter("nat_device_dropped_total", write, side, "write")
 	}
 	gauge("nat_table_bytes", st.MemoryBytes)
 }
 
-// handler serves /metrics and /healthz; health says what keeps packets from passing.
-func handler(l *loop, version string, health func() error) http.Handler {
+// handler serves /metrics and /healthz.
+func handler(l *loop, version string, m machine) http.Handler {
 	reg := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "nat_build_info", Help: "Always 1; the version is a label.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	reg.MustRegister(newCollector(l), build, collectors.NewGoCollector(),
+	reg.MustRegister(newCollector(l, m), build, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := health(); err != nil {
+		if err := m.health(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -139,8 +152,8 @@ func handler(l *loop, version string, health func() error) http.Handler {
 }
 
 // serve serves at ln, which it closes, and returns how to stop.
-func serve(ln net.Listener, o Options, l *loop, health func() error) (stop func()) {
-	srv := &http.Server{Handler: handler(l, o.Version, health), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+func serve(ln net.Listener, o Options, l *loop, m machine) (stop func()) {
+	srv := &http.Server{Handler: handler(l, o.Version, m), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

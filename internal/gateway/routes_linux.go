@@ -25,6 +25,9 @@ const (
 	ruleNeighbors = 1002
 	ruleInside    = 1003
 	ruleOutside   = 1004
+	rulePassed    = 1005
+	ruleElse      = 1006
+	ruleEnd       = 1007
 
 	guardMetric = 1 << 30 // worse than the metric 0 of the routes to the TUNs
 )
@@ -33,6 +36,7 @@ const (
 type plan struct {
 	inside, external []netip.Prefix
 	insideDev        string   // "" is the guard alone
+	outsideDev       string   // as insideDev
 	uplinks          []string // interfaces that inside hosts are not behind
 }
 
@@ -56,15 +60,28 @@ func (p *plan) rules() []netlink.Rule {
 		}
 		rs = append(rs, rule(netlink.Rule{Priority: ruleInside, Src: ipNet(to), Table: insideTable, SuppressPrefixlen: -1}))
 	}
-	return append(rs, rule(netlink.Rule{Priority: ruleOutside, Table: outsideTable, SuppressPrefixlen: -1}))
+	rs = append(rs, rule(netlink.Rule{Priority: ruleOutside, Table: outsideTable, SuppressPrefixlen: -1}))
+	if p.insideDev != "" {
+		rs = append(rs,
+			rule(netlink.Rule{Priority: ruleInside, Src: ipNet(insideDummy), IifName: "lo", Table: insideTable, SuppressPrefixlen: -1}),
+			rule(netlink.Rule{Priority: ruleEnd, Type: actionNop, SuppressPrefixlen: -1}),
+			rule(netlink.Rule{Priority: rulePassed, IifName: p.outsideDev, Goto: ruleEnd, SuppressPrefixlen: -1}))
+	}
+	return append(rs, rule(netlink.Rule{Priority: ruleElse, IifName: "lo", Invert: true, Type: unix.RTN_BLACKHOLE, SuppressPrefixlen: -1}))
 }
+
+// actionNop is FR_ACT_NOP: such a rule is a place to go to.
+const actionNop = 3
 
 // rule fills in what all of ours have.
 func rule(r netlink.Rule) netlink.Rule {
 	n := netlink.NewRule()
 	n.Family, n.Protocol = unix.AF_INET, protocol
 	n.Priority, n.Table, n.SuppressPrefixlen = r.Priority, r.Table, r.SuppressPrefixlen
-	n.Src, n.Dst, n.IifName, n.Type = r.Src, r.Dst, r.IifName, r.Type
+	n.Src, n.Dst, n.IifName, n.Type, n.Invert = r.Src, r.Dst, r.IifName, r.Type, r.Invert
+	if r.Goto > 0 {
+		n.Goto = r.Goto
+	}
 	return *n
 }
 

@@ -5,11 +5,16 @@ package gateway_test
 import (
 	"errors"
 	"net"
+	"net/http"
+	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate/tidegate/internal/lab"
 )
 
 // TestRouting asks the kernel where each kind of packet would go, with a gateway and with its guard alone. A route that
@@ -27,6 +32,7 @@ func TestRouting(t *testing.T) {
 		internet    = "198.51.100.1"
 		nowhere     = "10.0.99.1" // inside, but no route leads there
 		external    = "203.0.113.1"
+		beyond      = "192.0.2.77"
 		unreachable = "unreachable"
 		blackhole   = "blackhole"
 	)
@@ -43,15 +49,23 @@ func TestRouting(t *testing.T) {
 		{"internet to inside", internet, "10.0.2.10", "eth0", "tg-out", blackhole},
 		{"internet to nowhere inside", internet, nowhere, "eth0", "tg-out", blackhole},
 		{"spoofed, to inside", "10.0.1.99", "10.0.2.10", "eth0", blackhole, blackhole},
+		{"unknown source to internet", "172.16.5.5", internet, "eth1", blackhole, blackhole},
+		{"foreign source to internet", "192.0.2.9", internet, "eth1", blackhole, blackhole},
+		{"external source to internet", external, internet, "eth1", blackhole, blackhole},
+		{"unknown source beyond", "172.16.5.5", beyond, "eth2", blackhole, blackhole},
+		{"internet to what is not ours", beyond, "203.0.113.200", "eth0", blackhole, blackhole},
 		{"spoofed, to internet", "10.0.1.99", internet, "eth0", blackhole, blackhole},
 		{"internet to the machine", internet, "198.51.100.2", "eth0", "lo", "lo"},
 		{"translated, out", external, internet, "tg-out", "eth0", ""},
+		{"translated, out, beyond", external, beyond, "tg-out", "eth0", ""},
+		{"errors of the machine about inbound packets", "192.0.0.8", beyond, "", "tg-in", ""},
 		{"translated, in", internet, "10.0.1.10", "tg-in", "eth1", ""},
 		{"translated, in, to nowhere", internet, nowhere, "tg-in", "tg-out", ""},
 		{"hairpin", external, "10.0.1.10", "tg-in", "eth1", ""},
 		{"errors of the machine, in", "198.51.100.2", "10.0.1.10", "tg-in", "eth1", ""},
 		{"the machine to inside", "", "10.0.1.10", "", "eth1", "eth1"},
 		{"the machine to internet", "", internet, "", "eth0", "eth0"},
+		{"the machine beyond", "", beyond, "", "eth0", "eth0"},
 		{"the machine to external", "", external, "", "tg-out", unreachable},
 		{"the machine, from its inside address", "10.0.1.1", internet, "", "tg-in", unreachable},
 	}
@@ -133,26 +147,62 @@ func TestOneArmed(t *testing.T) {
 	b.healthy()
 }
 
-// TestAnnounce: who has talked to the former holder of an address is told that it has moved.
+// TestAnnounce: who has talked to the former holder of an address is told that it has moved, at the start and whenever
+// the kernel is made to answer for it again.
 func TestAnnounce(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	addr := net.IP{198, 51, 100, 60}
-	var mac net.HardwareAddr
-	err := errors.Join(
-		onLink(b.net, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
-			return nl.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: addr, State: netlink.NUD_STALE,
-				HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
-		}),
-		onLink(b.gw, "eth0", func(_ *netlink.Handle, l netlink.Link) error {
-			mac = l.Attrs().HardwareAddr
-			return nil
-		}))
+	b.strange(addr)
+	b.start("--inside", "10.0.0.0/16", "--public", addr.String(), "--forward", "tcp:198.51.100.60:80=10.0.1.10:80", "--metrics", metricsAddr)
+	b.untilKnown(addr)
+	b.healthy()
+
+	b.strange(addr)
+	err := onLink(b.gw, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
+		return nl.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_INET, Flags: netlink.NTF_PROXY, IP: addr})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.start("--inside", "10.0.0.0/16", "--public", addr.String())
-	until(t, "the internet to know the new holder of the address", func() (known bool) {
+	body, status, err := get(t, b.gw, "http://"+metricsAddr+"/healthz")
+	if err != nil || status != http.StatusServiceUnavailable || body != "nobody answers ARP for 198.51.100.60 on eth0\n" {
+		t.Errorf("%d %q, %v", status, body, err)
+	}
+	if out, exit := b.command("doctor"); exit != 1 || !strings.Contains(out, "nobody answers ARP for 198.51.100.60 on eth0") {
+		t.Errorf("doctor: exit %d\n%s", exit, out)
+	}
+	if err := b.gw.Do(func() error { return setMTU("eth0", 1400) }); err != nil { // whatever happens to it
+		t.Fatal(err)
+	}
+	b.untilKnown(addr)
+	b.healthy()
+}
+
+// strange makes the internet take an address for another machine's.
+func (b *bed) strange(addr net.IP) {
+	b.t.Helper()
+	err := onLink(b.net, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
+		return nl.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: addr, State: netlink.NUD_STALE,
+			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// untilKnown waits until the internet takes it for the gateway's.
+func (b *bed) untilKnown(addr net.IP) {
+	b.t.Helper()
+	var mac net.HardwareAddr
+	err := onLink(b.gw, "eth0", func(_ *netlink.Handle, l netlink.Link) error {
+		mac = l.Attrs().HardwareAddr
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	until(b.t, "the internet to know the new holder of the address", func() (known bool) {
 		err := onLink(b.net, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
 			all, err := nl.NeighList(l.Attrs().Index, unix.AF_INET)
 			for _, n := range all {
@@ -161,8 +211,47 @@ func TestAnnounce(t *testing.T) {
 			return err
 		})
 		if err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
 		return known
 	})
+}
+
+// TestUplinkReturns: an uplink that was down, or is another interface of the same name, answers for what it did before.
+func TestUplinkReturns(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.start("--inside", "10.0.0.0/16", "--public", "198.51.100.60", "--forward", "tcp:198.51.100.60:80=10.0.1.10:80", "--metrics", metricsAddr)
+	echoTCP(t, b.pc, "10.0.1.10:80")
+	p := netip.MustParsePrefix
+	all := []netip.Prefix{p("0.0.0.0/0")}
+	for _, tt := range []struct {
+		what string
+		do   func() error
+	}{
+		{"down and up", func() error {
+			return onLink(b.gw, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
+				return errors.Join(nl.LinkSetDown(l), nl.LinkSetUp(l),
+					nl.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet("0.0.0.0/0"), Gw: netAddr.AsSlice()}))
+			})
+		}},
+		{"made again", func() error {
+			return errors.Join(
+				onLink(b.gw, "eth0", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }),
+				lab.Connect(b.net, lab.Link{Name: "eth0", Addr: p("198.51.100.1/24")},
+					b.gw, lab.Link{Name: "eth0", Addr: p("198.51.100.2/24"), Routes: all, Via: netAddr}))
+		}},
+	} {
+		if err := tt.do(); err != nil {
+			t.Fatalf("%s: %v", tt.what, err)
+		}
+		until(t, "the address to be answered for", func() bool { return b.proxies() == 1 })
+		if a := seen(t, b.net, "tcp", "198.51.100.60:80"); a.Addr() != netAddr {
+			t.Errorf("%s: the peer sees %s", tt.what, a)
+		}
+		until(t, "health", func() bool {
+			_, status, err := get(t, b.gw, "http://"+metricsAddr+"/healthz")
+			return err == nil && status == http.StatusOK
+		})
+	}
 }

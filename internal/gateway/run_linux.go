@@ -3,12 +3,14 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,13 +28,21 @@ func Run(ctx context.Context, o Options) (err error) {
 	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.NET_ADMIN); err != nil || !ok {
 		return ErrPrivilege
 	}
-	lock, err := acquire()
-	if err != nil {
-		return err
+	// In a program with cgo dropPrivileges finds the threads by /proc, and would search the wrong ones for ever.
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return errors.New("/proc is not that of this PID namespace: mount it (mount -t proc proc /proc)")
 	}
-	defer lock.Close()
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer nl.Close()
+	if running, err := runs(nl); err != nil || running {
+		return cmp.Or(err, ErrRunning)
+	}
 	policy, sizes := o.Config.Compile()
 	sizes.Shards = 4 // for the three goroutines of the loop
+	admitKernel(policy)
 	engine, err := nat.New(sizes, policy)
 	if err != nil {
 		return refusal{err}
@@ -44,11 +54,6 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		defer metrics.Close()
 	}
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
-	}
-	defer nl.Close()
 	found, err := obstacles(nl, o.Config)
 	if err != nil {
 		return err
@@ -69,7 +74,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
 	if metrics != nil {
-		defer serve(metrics, o, l, s.health)()
+		defer serve(metrics, o, l, s)()
 	}
 	if err := dropPrivileges(); err != nil {
 		return err
@@ -88,16 +93,49 @@ func Run(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-// lockName is a name of an abstract socket. Such names belong to the network namespace, and go with their process.
-const lockName = "@tidegate-gateway"
-
-// acquire makes sure that there is one gateway in the network namespace.
-func acquire() (net.Listener, error) {
-	l, err := net.Listen("unix", lockName)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, ErrRunning
+// runs reports whether there is a gateway in the network namespace: an inside TUN that a rule of ours names, which only a
+// process that holds it keeps in being, or gives a carrier. A lock that needs no privilege could be taken by anybody.
+func runs(nl *netlink.Handle) (bool, error) {
+	rules, err := ourRules(nl)
+	if err != nil {
+		return false, err
 	}
-	return l, err
+	name := insideTUN(rules)
+	if name == "" {
+		return false, nil
+	}
+	link, err := nl.LinkByName(name)
+	switch {
+	case errors.As(err, new(netlink.LinkNotFoundError)):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0, nil
+}
+
+// insideTUN is what a gateway that runs, or was killed, calls its inside TUN; "" is the guard alone.
+func insideTUN(rules map[ruleKey]netlink.Rule) string {
+	for k := range rules {
+		if k.priority == ruleAnswers && k.iif != "lo" {
+			return k.iif
+		}
+	}
+	return ""
+}
+
+// admitKernel lets the errors in that the kernel makes about inbound packets. The engine translates them as if the host
+// that the packet was for had sent them.
+func admitKernel(p *nat.Policy) {
+	p.Attachments = []nat.Attachment{
+		{ID: nat.AttachmentID(nat.Inside), Side: nat.Inside, Sources: append(slices.Clone(p.Inside), insideDummy)},
+		{ID: nat.AttachmentID(nat.Outside), Side: nat.Outside},
+	}
+	way := nat.Route{Source: insideDummy}
+	if len(p.Pools) > 0 {
+		way.Pool = p.Pools[0].Name
+	}
+	p.Routes = append(p.Routes, way)
 }
 
 // report says what was set up.
@@ -106,11 +144,14 @@ func (s *system) report(o Options) {
 	o.Log.Info("forwarding", "inside", join(s.plan.inside), "outside", join(s.plan.external), "static", len(c.Static),
 		"forwards", len(c.Forwards), "profile", string(c.Profile))
 	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu)
-	o.Log.Info("routing is in place", "rules", fmt.Sprintf("%d-%d", ruleSpoof, ruleOutside),
+	o.Log.Info("routing is in place", "rules", fmt.Sprintf("%d-%d", ruleSpoof, ruleEnd),
 		"tables", fmt.Sprintf("%d, %d", insideTable, outsideTable))
 	var changed []string
 	for _, v := range s.restore {
-		changed = append(changed, dotted(v.name))
+		// Those of the TUNs go with them.
+		if in := strings.Split(v.name, "/"); !slices.Contains(in, s.devices.Inside) && !slices.Contains(in, s.devices.Outside) {
+			changed = append(changed, dotted(v.name))
+		}
 	}
 	if len(changed) > 0 {
 		o.Log.Info("changed until the end", "sysctl", strings.Join(changed, " "))
@@ -208,9 +249,6 @@ func (s *system) follow(ctx context.Context, o Options, changes <-chan change, e
 		case <-ctx.Done():
 			return nil
 		case err := <-ended:
-			if missing := s.missing(); missing != nil { // that is why
-				return missing
-			}
 			return err
 		case c, ok := <-changes:
 			if !ok {
@@ -220,41 +258,49 @@ func (s *system) follow(ctx context.Context, o Options, changes <-chan change, e
 				}
 				continue
 			}
-			if err := s.missing(); err != nil {
+			if err := s.adapt(c); err != nil {
+				if s.deleted() {
+					return <-ended // the loop knows which
+				}
 				return err
 			}
-			if c == addressChange {
-				if err := s.reroute(); err != nil {
-					return fmt.Errorf("after a change of addresses: %w", err)
-				}
-				o.Log.Debug("addresses have changed", "own", s.self)
+			if err := s.answer(); err != nil { // such as an interface that has gone again
+				o.Log.Warn("ARP is not answered for all addresses", "error", err)
 			}
 		}
 	}
 }
 
-// missing says which of the TUNs somebody has deleted or set down: its routes are gone, too.
-func (s *system) missing() error {
+// adapt brings the routes to what has changed.
+func (s *system) adapt(c change) error {
 	for side, name := range []string{s.devices.Inside, s.devices.Outside} {
 		link, err := s.nl.LinkByIndex(s.index[side])
-		switch {
-		case errors.As(err, new(netlink.LinkNotFoundError)):
-			return fmt.Errorf("interface %s was deleted by somebody else: start the gateway again", name)
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, err)
-		case link.Attrs().RawFlags&unix.IFF_UP == 0:
+		}
+		if link.Attrs().RawFlags&unix.IFF_UP == 0 { // its routes are gone
 			return fmt.Errorf("interface %s was set down by somebody else: start the gateway again", name)
 		}
+	}
+	if c != addressChange {
+		return nil
+	}
+	if err := s.reroute(); err != nil {
+		return fmt.Errorf("after a change of addresses: %w", err)
 	}
 	return nil
 }
 
+// deleted reports whether a TUN is no longer there.
+func (s *system) deleted() bool {
+	return slices.ContainsFunc(s.index[:], func(index int) bool {
+		_, err := s.nl.LinkByIndex(index)
+		return errors.As(err, new(netlink.LinkNotFoundError))
+	})
+}
+
 // dropPrivileges leaves every thread of the process with CAP_NET_ADMIN alone, and without a way to more.
 func dropPrivileges() error {
-	// In a program with cgo the package finds the threads by /proc, and would search the wrong ones for ever.
-	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
-		return errors.New("drop capabilities: /proc is not that of this PID namespace: mount it (mount -t proc proc /proc)")
-	}
 	keep := cap.NewSet()
 	var drop []cap.Value
 	for v := cap.Value(0); v < cap.MaxBits(); v++ {

@@ -7,16 +7,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/tun"
 )
 
@@ -31,27 +29,39 @@ type system struct {
 	self     netip.Addr // source of the errors that the kernel sends to external addresses
 	index    [2]int     // of the TUNs, by nat.Side
 	tuns     [2]tun.Device
+	external []netip.Addr // plan.external, one by one
 	answered []answered
+	arp      int // a socket to announce with, which needs a capability to open only; 0 is none
 	restore  []sysctl
 }
 
 // setUp prepares the machine, step by step from what refuses to what lets through. On an error it has undone what it
 // did, except the guard.
 func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
-	s = &system{nl: nl, devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()}}
+	s = &system{nl: nl, devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()},
+		external: c.External()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.undo())
 		}
 	}()
-	if err := s.checkAddresses(c.External()); err != nil {
+	if err := s.checkAddresses(); err != nil {
 		return s, err
 	}
 	if s.mtu, err = s.chooseMTU(); err != nil {
 		return s, err
 	}
-	if err := s.checkInUse(c); err != nil {
+	if err := s.checkInUse(); err != nil {
 		return s, err
+	}
+	if s.arp, err = arpSocket(); err != nil {
+		return s, err
+	}
+	// What cannot be had is to be found out before there is a guard.
+	for i, name := range []string{s.devices.Inside, s.devices.Outside} {
+		if err := s.openTUN(i, name); err != nil {
+			return s, err
+		}
 	}
 	// What a gateway that was killed answered for, before its routes tell us nothing any more.
 	old, err := ourRoutes(nl)
@@ -62,46 +72,24 @@ func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
 	if _, err := deleteProxies(nl, external); err != nil {
 		return s, err
 	}
-	s.plan.insideDev = s.devices.Inside
+	s.plan.insideDev, s.plan.outsideDev = s.devices.Inside, s.devices.Outside
 	if s.plan.uplinks, err = s.findUplinks(); err != nil {
 		return s, err
 	}
 	if err := s.plan.apply(nl); err != nil {
 		return s, err
 	}
-	for i, name := range []string{s.devices.Inside, s.devices.Outside} {
-		if err := s.openTUN(i, name); err != nil {
-			return s, err
-		}
-	}
 	if err := s.reroute(); err != nil {
+		return s, err
+	}
+	// An error about a packet from a TUN is to have the address of that TUN, which decides which way it goes.
+	if err := s.sysctl("ipv4/icmp_errors_use_inbound_ifaddr", "1"); err != nil {
 		return s, err
 	}
 	if err := s.sysctl("ipv4/ip_forward", "1"); err != nil {
 		return s, err
 	}
-	return s, s.answer(c)
-}
-
-// checkAddresses refuses external addresses that the kernel would take for its own.
-func (s *system) checkAddresses(external []netip.Addr) error {
-	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addrs {
-		ip := prefixOf(a.IPNet).Addr()
-		if slices.Contains(external, ip) {
-			link, err := s.nl.LinkByIndex(a.LinkIndex)
-			if err != nil {
-				return err
-			}
-			dev := link.Attrs().Name
-			return refuse("%s is an address of %s: take it off there (ip addr del %s dev %s), since the gateway answers for "+
-				"it, or use another", ip, dev, a.IPNet, dev)
-		}
-	}
-	return nil
+	return s, s.answer()
 }
 
 // chooseMTU is the MTU of the TUNs: as large as that of any other interface, so that only the path matters.
@@ -123,9 +111,17 @@ func (s *system) chooseMTU() (int, error) {
 	return min(mtu, 65535), nil
 }
 
-// dummy is the address of both TUNs (RFC 7600, section 4.8: the IPv4 dummy address). With none at all, the kernel's
-// source check is strict where it was asked to be loose. Its scope keeps it from being a source.
-var dummy = netip.MustParsePrefix("192.0.0.8/32")
+// The TUNs need addresses: the errors that the kernel makes about packets that come from a TUN have its address as their
+// source, and without any its source check is strict where it was asked to be loose. Their scope keeps them from being
+// sources of anything else.
+var (
+	// insideDummy is that of the inside TUN (RFC 7600, section 4.8: the IPv4 dummy address). By it the errors about
+	// inbound packets find the way back into the TUN, to be translated.
+	insideDummy = netip.MustParsePrefix("192.0.0.8/32")
+	// outsideDummy (RFC 7335) is that of the outside TUN of a machine without an address outside; otherwise that is
+	// system.self, so that inside hosts see in a traceroute what they can make use of.
+	outsideDummy = netip.MustParsePrefix("192.0.0.7/32")
+)
 
 func (s *system) openTUN(side int, name string) (err error) {
 	if s.tuns[side], err = tun.Open(tun.Options{Name: name}); err != nil {
@@ -148,8 +144,12 @@ func (s *system) openTUN(side int, name string) (err error) {
 			return err
 		}
 	}
-	if err := s.nl.AddrReplace(link, &netlink.Addr{IPNet: ipNet(dummy), Scope: unix.RT_SCOPE_LINK}); err != nil {
+	if err := s.nl.AddrReplace(link, &netlink.Addr{IPNet: ipNet([]netip.Prefix{insideDummy, outsideDummy}[side]), Scope: unix.RT_SCOPE_LINK}); err != nil {
 		return fmt.Errorf("set the address of %s: %w", name, err)
+	}
+	// A window of TCP fits in, as it comes from several hosts at once.
+	if err := s.nl.LinkSetTxQLen(link, 5000); err != nil {
+		return fmt.Errorf("set the queue of %s: %w", name, err)
 	}
 	if err := s.nl.LinkSetMTU(link, s.mtu); err != nil {
 		return fmt.Errorf("set MTU %d of %s: %w", s.mtu, name, err)
@@ -175,109 +175,56 @@ func (s *system) reroute() error {
 			return err
 		}
 	}
+	was := s.outsideAddress()
 	if s.self, err = s.ownAddress(); err != nil {
 		return err
+	}
+	out := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: s.index[1], Name: s.devices.Outside}}
+	is := s.outsideAddress()
+	if is != was {
+		if err := s.nl.AddrReplace(out, &netlink.Addr{IPNet: ipNet(is), Scope: unix.RT_SCOPE_LINK}); err != nil {
+			return fmt.Errorf("set the address of %s: %w", s.devices.Outside, err)
+		}
 	}
 	for _, r := range s.plan.ways(s.index[0], s.index[1], s.self) {
 		if err := s.nl.RouteReplace(&r); err != nil {
 			return fmt.Errorf("add route %s: %w", prefixOf(r.Dst), err)
 		}
 	}
-	return nil
-}
-
-// mainRoutes calls f with each route of the main table and the interface it leads to.
-func (s *system) mainRoutes(f func(dst netip.Prefix, link int)) error {
-	routes, err := s.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range routes {
-		if len(r.MultiPath) == 0 {
-			f(prefixOf(r.Dst), r.LinkIndex)
-		}
-		for _, hop := range r.MultiPath {
-			f(prefixOf(r.Dst), hop.LinkIndex)
+	if is != was { // last, since routes with it as their source go with it
+		if err := s.nl.AddrDel(out, &netlink.Addr{IPNet: ipNet(was)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete the old address of %s: %w", s.devices.Outside, err)
 		}
 	}
 	return nil
 }
 
-// isInside reports whether p is part of the inside.
-func (s *system) isInside(p netip.Prefix) bool {
-	return slices.ContainsFunc(s.plan.inside, func(in netip.Prefix) bool { return in.Bits() <= p.Bits() && in.Contains(p.Addr()) })
-}
-
-// findUplinks are the interfaces that a default route leads to, without those that inside hosts are behind: the inside
-// may be on the same cable.
-func (s *system) findUplinks() ([]string, error) {
-	up, inside := map[int]bool{}, map[int]bool{}
-	err := s.mainRoutes(func(dst netip.Prefix, link int) {
-		up[link] = up[link] || dst == everything
-		inside[link] = inside[link] || s.isInside(dst)
-	})
-	if err != nil {
-		return nil, err
+// outsideAddress is the address of the outside TUN.
+func (s *system) outsideAddress() netip.Prefix {
+	if s.self.IsValid() {
+		return netip.PrefixFrom(s.self, 32)
 	}
-	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addrs {
-		if s.isInside(netip.PrefixFrom(prefixOf(a.IPNet).Addr(), 32)) {
-			inside[a.LinkIndex] = true
-		}
-	}
-	var names []string
-	for index := range up {
-		if !up[index] || inside[index] {
-			continue
-		}
-		if l, err := s.nl.LinkByIndex(index); err == nil { // it may have gone meanwhile
-			names = append(names, l.Attrs().Name)
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
-// ownAddress is the machine's address outside: of the interface of its default route, or else any that is not inside.
-func (s *system) ownAddress() (netip.Addr, error) {
-	up := map[int]bool{}
-	err := s.mainRoutes(func(dst netip.Prefix, link int) { up[link] = up[link] || dst == everything })
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
-	}
-	var best netip.Addr
-	for _, a := range addrs {
-		ip := prefixOf(a.IPNet).Addr()
-		if s.isInside(netip.PrefixFrom(ip, 32)) || a.Scope != unix.RT_SCOPE_UNIVERSE || ip.IsLinkLocalUnicast() {
-			continue
-		}
-		if up[a.LinkIndex] {
-			return ip, nil
-		}
-		if !best.IsValid() {
-			best = ip
-		}
-	}
-	return best, nil
+	return outsideDummy
 }
 
 // undo takes everything back but the guard.
 func (s *system) undo() error {
-	errs := []error{s.unanswer()}
+	var errs []error
+	if s.plan.insideDev != "" { // otherwise it did not get that far
+		_, err := deleteProxies(s.nl, s.plan.external) // another machine may take the addresses over now
+		errs = append(errs, err)
+	}
 	for _, d := range s.tuns {
 		if d != nil {
 			errs = append(errs, d.Close()) // its routes go with it
 		}
 	}
+	if s.arp != 0 {
+		errs = append(errs, unix.Close(s.arp))
+		s.arp = 0
+	}
 	if s.plan.insideDev != "" {
-		s.plan.insideDev = ""
+		s.plan.insideDev, s.plan.outsideDev = "", ""
 		errs = append(errs, s.plan.apply(s.nl))
 	}
 	for _, r := range slices.Backward(s.restore) {
@@ -287,6 +234,20 @@ func (s *system) undo() error {
 	}
 	s.restore = nil
 	return errors.Join(errs...)
+}
+
+// dropped is what the kernel dropped on the way to the reader of a TUN, and of what was written to it.
+func (s *system) dropped(side nat.Side) (read, write uint64) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, 0
+	}
+	defer nl.Close()
+	link, err := nl.LinkByIndex(s.index[side])
+	if err != nil || link.Attrs().Statistics == nil { // deleted: this is the end anyway
+		return 0, 0
+	}
+	return link.Attrs().Statistics.TxDropped, link.Attrs().Statistics.RxDropped
 }
 
 // health says what keeps packets from passing, or nil.
@@ -330,49 +291,21 @@ func (s *system) health() error {
 	if want := 1 + len(plan.inside) + len(plan.external); ways < want {
 		return fmt.Errorf("%d of %d routes to the TUNs are missing", want-ways, want)
 	}
-	if v, err := readSysctl("ipv4/ip_forward"); err != nil || v != "1" {
-		return errors.New("net.ipv4.ip_forward is off")
+	for _, name := range []string{"ipv4/ip_forward", "ipv4/icmp_errors_use_inbound_ifaddr"} {
+		if v, err := readSysctl(name); err != nil || v != "1" {
+			return fmt.Errorf("%s is off", dotted(name))
+		}
 	}
-	return nil
-}
-
-// sysctl is a value under /proc/sys/net, with slashes.
-type sysctl struct{ name, value string }
-
-func (v sysctl) write() error {
-	if err := os.WriteFile(filepath.Join("/proc/sys/net", v.name), []byte(v.value), 0o644); err != nil {
-		return fmt.Errorf("set %s to %s: %w", dotted(v.name), v.value, err)
-	}
-	return nil
-}
-
-// sysctl sets a value and remembers what it was.
-func (s *system) sysctl(name, value string) error {
-	was, err := readSysctl(name)
-	if err != nil || was == value {
-		return err
-	}
-	if err := (sysctl{name, value}).write(); err != nil {
-		return err
-	}
-	s.restore = append(s.restore, sysctl{name, was})
-	return nil
-}
-
-func readSysctl(name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join("/proc/sys/net", name))
-	return strings.TrimSpace(string(b)), err
-}
-
-// readNumber is readSysctl for a number; what is not there is 0.
-func readNumber(name string) int {
-	v, err := readSysctl(name)
+	found, err := onLink(nl, s.external)
 	if err != nil {
-		return 0
+		return err
 	}
-	n, _ := strconv.Atoi(v)
-	return n
+	silent, err := unansweredOf(nl, found)
+	if err != nil {
+		return err
+	}
+	for _, f := range silent {
+		return fmt.Errorf("nobody answers ARP for %s on %s", f.addr, f.link.Attrs().Name)
+	}
+	return nil
 }
-
-// dotted is how sysctl(8) calls it.
-func dotted(name string) string { return "net." + strings.ReplaceAll(name, "/", ".") }

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,16 +21,14 @@ func Teardown(w io.Writer) error {
 	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.NET_ADMIN); err != nil || !ok {
 		return ErrPrivilege
 	}
-	lock, err := acquire()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer nl.Close()
+	if running, err := runs(nl); err != nil || running {
+		return cmp.Or(err, ErrRunning)
+	}
 	rules, err := ourRules(nl)
 	if err != nil {
 		return err
