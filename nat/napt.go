@@ -121,7 +121,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		w.refuse(f, d)
 		return conntrack.None, bad
 	}
-	if !w.haveRecord(sh) {
+	if !w.haveRecord(sh, d) {
 		w.untally(v.Src, tallied, w.pol.hostRate)
 		w.refuse(f, d)
 		return conntrack.None, DropTableFull
@@ -219,12 +219,15 @@ func (w *Worker) untally(in uint32, tallied conntrack.Bits, rate int) {
 func (w *Worker) second() uint16 { return uint16(w.tick / 1000) }
 
 // haveRecord makes sure that add will find a record: a free one, or one to recycle.
-func (w *Worker) haveRecord(sh *shard) bool {
+func (w *Worker) haveRecord(sh *shard, d *pool) bool {
 	if sh.t.Used() < sh.t.Cap() {
 		return true
 	}
 	sh.t.Advance(w.tick, reclaimAtOnce)
-	return sh.t.Used() < sh.t.Cap() || sh.t.CanRecycle()
+	if sh.t.Used() < sh.t.Cap() || sh.t.Quarantined() > 0 {
+		return true
+	}
+	return !d.NoRecycling && sh.t.CanRecycle()
 }
 
 // add makes the session.
@@ -356,7 +359,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	if bad != Unset {
 		return bad
 	}
-	if !w.haveRecord(sh) {
+	if !w.haveRecord(sh, &w.pol.pools[dst.pool]) {
 		w.untally(to.addr, tallied, 0)
 		return DropTableFull
 	}

@@ -232,6 +232,10 @@ type Profile struct {
 	// Quarantine is how long the port of an ended endpoint-independent mapping with endpoint-independent filtering is
 	// not given to anybody (RFC 6888 REQ-8).
 	Quarantine time.Duration
+	// NoRecycling lets no new session of the pool take the record of one that never saw an answer when the table is full
+	// (RFC 6888 REQ-11, to the letter). Without it the oldest of those gives way, so that a flood of SYNs cannot lock
+	// everybody out. Answered sessions never give way.
+	NoRecycling bool
 	// NoPort is what the sender hears when there is no port or record left.
 	NoPort Refusal
 	// Stray is for outbound TCP segments without a session.
@@ -286,6 +290,7 @@ func RFCProfile() Profile {
 		PortMin:   1024, PortMax: 65535,
 		PreserveClass: true,
 		Quarantine:    120 * time.Second,
+		NoRecycling:   true,
 		NoPort:        RefuseProhibited,
 		HoldSYN:       true,
 		Timeouts: Timeouts{

@@ -406,6 +406,7 @@ func TestB43_NothingGrows(t *testing.T) {
 	p := policy(nat.RFCProfile(), func(p *nat.Policy) {
 		p.Forwards = []nat.Forward{{Protocol: packet.TCP, Outside: at(PA, 8080), Inside: at(A, 80)}}
 		p.HostSessions = 10_000
+		p.Pools[0].Profile.NoRecycling = false // so that records change hands all the time
 	})
 	g := newGate(t, nat.Config{Sessions: 2048, HeldSYNs: 64, FragmentBytes: 1 << 20, FlowCounters: true}, p)
 	w := g.e.Worker()

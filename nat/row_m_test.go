@@ -567,7 +567,9 @@ func TestM17_FullTableKeepsLiveSessions(t *testing.T) {
 		for i := range size {
 			in := at(A, uint16(2000+i))
 			exts = append(exts, g.opens(packet.UDP, in, at(R1, 53)))
-			g.reaches(in, udp(at(R1, 53), exts[i], "answer"))
+			if i%2 == 0 { // the others are live, too
+				g.reaches(in, udp(at(R1, 53), exts[i], "answer"))
+			}
 		}
 		for i := range 10 * size {
 			proto := allProtocols[i%3]

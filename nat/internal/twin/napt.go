@@ -110,7 +110,7 @@ func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*sessi
 	if limit := s.t.policy.HostRate; limit > 0 && s.madeNow(host) >= limit {
 		return nil, s.refuse(pool, nat.DropHostRate)
 	}
-	if !s.haveRecord() {
+	if !s.haveRecord(pool) {
 		return nil, s.refuse(pool, nat.DropTableFull)
 	}
 	se := &session{proto: s.h.proto, in: s.h.src, rem: rem, pool: pool.Name}
@@ -166,8 +166,11 @@ func (s *step) madeNow(host netip.Addr) int {
 }
 
 // haveRecord: there is one, or will be with the end of a quarantine or of a session that nobody answered (B-43).
-func (s *step) haveRecord() bool {
-	return len(s.t.sessions) < s.t.cfg.Sessions || slices.ContainsFunc(s.t.sessions, func(se *session) bool { return !se.replied })
+func (s *step) haveRecord(pool *nat.Pool) bool {
+	if len(s.t.sessions) < s.t.cfg.Sessions {
+		return true
+	}
+	return !pool.Profile.NoRecycling && slices.ContainsFunc(s.t.sessions, func(se *session) bool { return !se.replied })
 }
 
 // add puts a session into the table. If that is full, the oldest session that never saw an answer gives way; one that
@@ -291,7 +294,7 @@ func (s *step) accept(pool *nat.Pool, to, rem netip.AddrPort, forwarded bool) na
 		return nat.DropNoPort // these two already talk through another external endpoint
 	case s.full(to.Addr()):
 		return nat.DropHostLimit
-	case !s.haveRecord():
+	case !s.haveRecord(pool):
 		return nat.DropTableFull
 	}
 	se := &session{proto: s.h.proto, in: to, ext: s.h.dst, rem: rem, pool: pool.Name, forwarded: forwarded, independent: !forwarded}
