@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+// Config is what a Host is made of.
+type Config struct {
+	// Addrs are the IPv4 addresses of the host, at least one; the first is the source of what it sends unasked.
+	Addrs []netip.Addr
+	// MTU is the largest IP packet it sends, in bytes; 0 means 1,500.
+	MTU int
+	// Seed makes the random choices of the stack (ports, sequence numbers): equal seeds, equal choices.
+	Seed uint64
+	// Output is called with each IP packet that the host sends; the bytes are its own to keep. It must not block, nor call
+	// the Host, and may be called from several goroutines at once, during a call to the Host only.
+	Output func(b []byte)
+	// AfterFunc is time.AfterFunc, or a timer queue of the caller's that runs on the clock of package time; nil means the
+	// former.
+	AfterFunc func(d time.Duration, f func()) Timer
+}
+
+// Timer is what Config.AfterFunc returns: *time.Timer has these methods.
+type Timer interface {
+	Stop() bool
+	Reset(d time.Duration) bool
+}
+
+// Host is a host with one interface, on which everything is one step away. All its methods may be called from any
+// goroutine.
+type Host struct {
+	addrs []netip.Addr
+	seed  uint64
+
+	mu     sync.Mutex // turns at the stack
+	stack  *stack.Stack
+	link   *link
+	closed bool
+	conns  map[io.Closer]struct{} // what is open, so that Close ends it
+
+	tapMu sync.Mutex
+	taps  map[*func([]byte)]struct{}
+}
+
+const nic tcpip.NICID = 1
+
+// New makes a host. Close ends it and its connections.
+func New(c Config) (*Host, error) {
+	if len(c.Addrs) == 0 {
+		return nil, errors.New("netstack: a host needs an address")
+	}
+	if c.MTU == 0 {
+		c.MTU = 1500
+	}
+	if c.MTU < header.IPv4MinimumMTU {
+		return nil, fmt.Errorf("netstack: an MTU of %d is below the %d bytes that IPv4 needs", c.MTU, header.IPv4MinimumMTU)
+	}
+	if c.AfterFunc == nil {
+		c.AfterFunc = func(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
+	}
+	h := &Host{
+		addrs: c.Addrs, seed: c.Seed, link: newLink(c.MTU, c.Output),
+		conns: map[io.Closer]struct{}{}, taps: map[*func([]byte)]struct{}{},
+	}
+	h.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+		Clock:              &clock{start: time.Now(), host: h, after: c.AfterFunc},
+		RandSource:         newSource(c.Seed),
+		SecureRNG:          rand.New(newSource(^c.Seed)),
+		HandleLocal:        true,
+	})
+	h.stack.Pause()
+	if err := h.configure(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Host) configure() error {
+	if err := h.stack.CreateNIC(nic, h.link); err != nil {
+		return fmt.Errorf("netstack: interface: %v", err)
+	}
+	for _, a := range h.addrs {
+		if !a.Is4() {
+			return fmt.Errorf("netstack: %v is no IPv4 address", a)
+		}
+		p := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom4(a.As4()).WithPrefix()}
+		if err := h.stack.AddProtocolAddress(nic, p, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("netstack: address %v: %v", a, err)
+		}
+	}
+	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	sack := tcpip.TCPSACKEnabled(true)
+	if err := h.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
+		return fmt.Errorf("netstack: selective acknowledgements: %v", err)
+	}
+	return nil
+}
+
+// Addr is the first address of the host.
+func (h *Host) Addr() netip.Addr { return h.addrs[0] }
+
+// do runs f with the stack to itself, and then all that the stack makes of it.
+func (h *Host) do(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+	if !h.closed {
+		h.settle()
+	}
+}
+
+// settle lets the TCP goroutines work until they have nothing to do. A segment for an endpoint that is closing may be
+// handed on to the next one, which may be with a goroutine that is held already: hence twice.
+func (h *Host) settle() {
+	for range 2 {
+		h.stack.Resume()
+		h.stack.Pause()
+	}
+}
+
+// Inject gives the host an IP packet that arrived for it. The bytes are copied.
+func (h *Host) Inject(b []byte) {
+	h.tapMu.Lock()
+	for t := range h.taps {
+		(*t)(b)
+	}
+	h.tapMu.Unlock()
+	h.do(func() {
+		if h.closed || !h.link.IsAttached() {
+			return
+		}
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+		h.link.dispatcher.DeliverNetworkPacket(ipv4.ProtocolNumber, pkt)
+		pkt.DecRef()
+	})
+}
+
+// Tap has f called with each IP packet that arrives, until the returned function is called. f must neither keep the
+// bytes, nor block, nor call the Host.
+func (h *Host) Tap(f func(b []byte)) (remove func()) {
+	h.tapMu.Lock()
+	defer h.tapMu.Unlock()
+	h.taps[&f] = struct{}{}
+	return func() {
+		h.tapMu.Lock()
+		defer h.tapMu.Unlock()
+		delete(h.taps, &f)
+	}
+}
+
+// ChecksumErrors is how many packets the stack has dropped so far because a checksum was wrong.
+func (h *Host) ChecksumErrors() uint64 {
+	s := h.stack.Stats()
+	return s.TCP.ChecksumErrors.Value() + s.UDP.ChecksumErrors.Value() + s.IP.MalformedPacketsReceived.Value()
+}
+
+// Close ends the host: connections are aborted, and every call that waits returns net.ErrClosed.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	open := make([]io.Closer, 0, len(h.conns))
+	for c := range h.conns {
+		open = append(open, c)
+	}
+	h.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close() // what they could say is of no use to anybody any more
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.link.out = func([]byte) {}
+	h.stack.Close()
+	h.stack.Resume()
+	h.stack.Wait()
+	return nil
+}
+
+// opened and forget keep the list of what Close has to close.
+func (h *Host) opened(c io.Closer) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errClosedHost
+	}
+	h.conns[c] = struct{}{}
+	return nil
+}
+
+func (h *Host) forget(c io.Closer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.conns, c)
+}

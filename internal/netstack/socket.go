@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// socket is an endpoint of the stack, and what every kind of connection needs.
+type socket struct {
+	host          *Host
+	ep            tcpip.Endpoint
+	wq            *waiter.Queue
+	network       string
+	local, remote net.Addr
+
+	once        sync.Once
+	closed      chan struct{}
+	read, write deadline
+}
+
+func newSocket(h *Host, network string, ep tcpip.Endpoint, wq *waiter.Queue) *socket {
+	return &socket{
+		host: h, ep: ep, wq: wq, network: network, closed: make(chan struct{}), read: newDeadline(), write: newDeadline(),
+	}
+}
+
+// open makes an endpoint with a local address and port, of which either may be missing.
+func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local netip.AddrPort) (*socket, error) {
+	var wq waiter.Queue
+	var ep tcpip.Endpoint
+	var err tcpip.Error
+	closed := false
+	h.do(func() {
+		if closed = h.closed; closed {
+			return
+		}
+		if ep, err = h.stack.NewEndpoint(proto, ipv4.ProtocolNumber, &wq); err != nil {
+			return
+		}
+		if local.Port() != 0 || local.Addr().IsValid() && !local.Addr().IsUnspecified() {
+			if err = ep.Bind(fullAddress(local)); err != nil {
+				ep.Close()
+			}
+		}
+	})
+	if closed {
+		return nil, errClosedHost
+	}
+	if err != nil {
+		return nil, goError(err)
+	}
+	return newSocket(h, network, ep, &wq), nil
+}
+
+// try calls f with the stack to itself until it need not wait, and waits for an event of the mask in between.
+func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f func() tcpip.Error) error {
+	entry, ready := waiter.NewChannelEntry(mask)
+	s.wq.EventRegister(&entry)
+	defer s.wq.EventUnregister(&entry)
+	for {
+		timeout := d.passed()
+		select {
+		case <-s.closed:
+			return net.ErrClosed
+		case <-timeout:
+			return os.ErrDeadlineExceeded
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+		}
+		var err tcpip.Error
+		s.host.do(func() { err = f() })
+		switch err.(type) {
+		case *tcpip.ErrWouldBlock, *tcpip.ErrConnectStarted:
+		case *tcpip.ErrAborted, *tcpip.ErrInvalidEndpointState, *tcpip.ErrClosedForReceive:
+			select {
+			case <-s.closed:
+				return net.ErrClosed
+			default:
+				return goError(err)
+			}
+		default:
+			return goError(err)
+		}
+		select {
+		case <-ready:
+		case <-s.closed:
+		case <-timeout:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// shut closes the endpoint, once; how is what to do with it.
+func (s *socket) shut(how func()) {
+	s.once.Do(func() {
+		close(s.closed)
+		s.host.do(how)
+		s.read.set(time.Time{})
+		s.write.set(time.Time{})
+	})
+}
+
+func (s *socket) LocalAddr() net.Addr  { return s.local }
+func (s *socket) RemoteAddr() net.Addr { return s.remote }
+
+func (s *socket) SetDeadline(t time.Time) error {
+	if err := s.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return s.SetWriteDeadline(t)
+}
+
+func (s *socket) SetReadDeadline(t time.Time) error  { return s.setDeadline(&s.read, t) }
+func (s *socket) SetWriteDeadline(t time.Time) error { return s.setDeadline(&s.write, t) }
+
+func (s *socket) setDeadline(d *deadline, t time.Time) error {
+	select {
+	case <-s.closed:
+		return s.opError("set", net.ErrClosed)
+	default:
+		d.set(t)
+		return nil
+	}
+}
+
+func (s *socket) opError(op string, err error) error {
+	return opError(op, s.network, s.local, s.remote, err)
+}
+
+// fullAddress is an address and port in the words of the stack; an invalid or unspecified address is none.
+func fullAddress(a netip.AddrPort) tcpip.FullAddress {
+	f := tcpip.FullAddress{NIC: nic, Port: a.Port()}
+	if a.Addr().IsValid() && !a.Addr().IsUnspecified() {
+		f.Addr = tcpip.AddrFrom4(a.Addr().Unmap().As4())
+	}
+	return f
+}
+
+func addrPort(f tcpip.FullAddress) netip.AddrPort {
+	a, ok := netip.AddrFromSlice(f.Addr.AsSlice())
+	if !ok {
+		a = netip.IPv4Unspecified()
+	}
+	return netip.AddrPortFrom(a, f.Port)
+}
+
+// literal parses the address of a call: host:port, where both may be missing.
+func literal(address string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	a := netip.IPv4Unspecified()
+	if host != "" {
+		if a, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("%q is no IP address: these hosts have no resolver", host)
+		}
+	}
+	if !a.Unmap().Is4() {
+		return netip.AddrPort{}, fmt.Errorf("%v is no IPv4 address", a)
+	}
+	n, err := net.LookupPort("ip", port)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(n)), nil
+}
+
+// deadline is a point in time that may move, and a channel that is closed when it has passed.
+type deadline struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	ch    chan struct{}
+}
+
+func newDeadline() deadline { return deadline{ch: make(chan struct{})} }
+
+func (d *deadline) passed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ch
+}
+
+// set moves the deadline; calls that wait for the old one see the new one.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	select {
+	case <-d.ch: // it has passed: the next calls get another
+		d.ch = make(chan struct{})
+	default:
+	}
+	if t.IsZero() {
+		return
+	}
+	ch := d.ch
+	d.timer = time.AfterFunc(time.Until(t), func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.ch == ch && d.timer != nil {
+			d.timer = nil
+			close(ch)
+		}
+	})
+}
