@@ -10,17 +10,7 @@ import (
 
 // DialContext is as net.Dialer's with a literal address, for "tcp", "tcp4", "udp" and "udp4". It fits http.Transport.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	a, err := literal(address)
-	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
-	}
-	switch network {
-	case "tcp", "tcp4":
-		return asConn(h.DialTCP(ctx, netip.AddrPort{}, a))
-	case "udp", "udp4":
-		return asConn(h.DialUDP(netip.AddrPort{}, a))
-	}
-	return nil, &net.OpError{Op: "dial", Net: network, Err: net.UnknownNetworkError(network)}
+	return h.DialFrom(ctx, network, 0, address)
 }
 
 // asConn keeps a nil of a concrete type out of an interface.
@@ -61,4 +51,20 @@ func (h *Host) ListenPacket(network, address string) (net.PacketConn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// DialFrom is DialContext from a local port, 0 being any.
+func (h *Host) DialFrom(ctx context.Context, network string, port uint16, address string) (net.Conn, error) {
+	a, err := literal(address)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	local := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+	switch network {
+	case "tcp", "tcp4":
+		return asConn(h.DialTCP(ctx, local, a))
+	case "udp", "udp4":
+		return asConn(h.DialUDP(local, a))
+	}
+	return nil, &net.OpError{Op: "dial", Net: network, Err: net.UnknownNetworkError(network)}
 }

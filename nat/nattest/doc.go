@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nattest is a test double for NATs: hosts with real TCP/IP stacks, behind real Tidegate engines, on an internet in
+// this process, whose time is virtual.
+//
+//	func TestMyProtocol(t *testing.T) {
+//		nattest.Run(t, nattest.Config{}, func(t *testing.T, n *nattest.Network) {
+//			server := n.Host("server")
+//			laptop := n.NAT(nattest.Symmetric()).Host("laptop")
+//			// server.Listen, laptop.Dial, laptop.HTTPClient ... are those of package net
+//		})
+//	}
+//
+// # Behaviours
+//
+// A NAT does what its [Behaviour] says. The presets are FullCone, RestrictedCone, PortRestrictedCone and Symmetric (RFC
+// 3489), RFC7857, AWSNATGateway, LinuxMasquerade, CarrierGrade, DoubleNAT and Corporate; what they have in common with the
+// gateway is the engine, so that what a test learns holds in production.
+//
+// # Faults
+//
+// A NAT can [NAT.Reboot], run out of ports ([NAT.LimitPorts]), change its address ([NAT.Renumber]), eat ICMP errors, or drop
+// a flow by a new rule ([NAT.Block]); any change of its policy is [NAT.Update]. A [Link] has latency, jitter, loss,
+// duplication, reordering, bandwidth and an MTU, and can be changed while packets fly.
+//
+// # Time
+//
+// [Run] puts the test in a bubble of testing/synctest: time stands still while anybody has something to do, and jumps to
+// the next timer otherwise. An hour of keep-alives takes what its packets cost. The rules of such bubbles hold: goroutines
+// of the test must end before it does, and nobody may wait for something outside, such as a real connection or a lock
+// that stays locked. Without a bubble, [New] makes the same network in real time.
+//
+// # What is the same each time
+//
+// With equal [Config.Seed] and a test that does the same, the same connections succeed and fail, at the same virtual
+// times, and every NAT logs the same packets with the same verdicts and ports. That holds because packets of one moment
+// are sent in the order of host and flow, and every random choice is seeded. Not determined is what the test itself
+// leaves open: when several of its goroutines use one host in the same moment, without saying which ports they want,
+// the host gives out its ports in the order of their arrival.
+//
+// # Judgement
+//
+// [NAT.Log] is every packet a NAT has seen and what became of it, [NAT.Count] and [NAT.Stats] the engine's counters,
+// [NAT.Sessions] and [NAT.Mapped] what it holds, and [Network.Capture] writes pcapng for Wireshark. When a test fails, the
+// last packets of every NAT are in its output.
+package nattest

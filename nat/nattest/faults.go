@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nattest
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// heldSYN is a little more than the time for which an engine keeps an inbound SYN (RFC 5382 REQ-4).
+const heldSYN = 6*time.Second + time.Millisecond
+
+// Reboot loses every mapping and session, at once. Addresses and rules stay.
+func (x *NAT) Reboot() {
+	x.net.tb.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.boot()
+}
+
+// Update changes the NAT's policy while it runs, and says what that does to its sessions. The policy that edit gets has
+// one pool and one route; what it makes of it is validated as a whole.
+func (x *NAT) Update(edit func(p *nat.Policy)) nat.Impact {
+	x.net.tb.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.policy
+	p.Pools, p.Routes = slices.Clone(p.Pools), slices.Clone(p.Routes)
+	p.Forwards, p.Static = slices.Clone(p.Forwards), slices.Clone(p.Static)
+	edit(&p)
+	impact, err := x.engine.Apply(&p, x.net.Elapsed())
+	if err != nil {
+		x.net.tb.Fatalf("nattest: %s: %v", x.name, err)
+	}
+	x.policy = p
+	return impact
+}
+
+// Forward opens a port of the NAT's first address for a host behind it: protocol is "tcp" or "udp".
+func (x *NAT) Forward(protocol string, port uint16, to *Host, toPort uint16) nat.Impact {
+	x.net.tb.Helper()
+	proto := uint8(packet.TCP)
+	if protocol == "udp" {
+		proto = packet.UDP
+	}
+	return x.Update(func(p *nat.Policy) {
+		p.Forwards = append(p.Forwards, nat.Forward{
+			Protocol: proto,
+			Outside:  netip.AddrPortFrom(p.Pools[0].Addresses[0], port), Inside: netip.AddrPortFrom(to.Addr(), toPort),
+		})
+	})
+}
+
+// Renumber gives the NAT new external addresses in place of those it has, as a provider does at night. Its sessions are
+// cut, and packets to the old addresses reach nobody.
+func (x *NAT) Renumber() nat.Impact {
+	x.net.tb.Helper()
+	old := x.Publics()
+	leased := x.lease(len(old))
+	impact := x.Update(func(p *nat.Policy) {
+		p.Pools[0].Addresses, p.Pools[0].Draining = leased, nil
+		p.Forwards = nil // they were for addresses that are gone
+	})
+	for _, a := range old {
+		x.outer.setPort(a, nil)
+	}
+	return impact
+}
+
+// LimitPorts leaves the NAT so many external ports an address for new mappings; those it has go on.
+func (x *NAT) LimitPorts(ports int) nat.Impact {
+	x.net.tb.Helper()
+	return x.Update(func(p *nat.Policy) {
+		f := &p.Pools[0].Profile
+		f.PortMax = f.PortMin + uint16(ports) - 1
+	})
+}
+
+// EatICMPErrors has the NAT swallow ICMP errors both ways, as badly kept firewalls do; path MTU discovery goes blind.
+func (x *NAT) EatICMPErrors(eat bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.deaf = eat
+}
+
+// Block drops everything to and from a remote network from now on, in the middle of flows, too; Unblock ends that.
+func (x *NAT) Block(remote netip.Prefix) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.blocked = append(x.blocked, remote.Masked())
+}
+
+// Unblock takes back every Block of the same network.
+func (x *NAT) Unblock(remote netip.Prefix) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.blocked = slices.DeleteFunc(x.blocked, func(p netip.Prefix) bool { return p == remote.Masked() })
+}
+
+// SetLink changes the link on the NAT's outside from now on. The MTU of its interface stays.
+func (x *NAT) SetLink(l Link) {
+	x.net.tb.Helper()
+	x.port.setLink(l)
+}
+
+// isICMPError: RFC 792's unreachable, time exceeded and parameter problem.
+func isICMPError(b []byte) bool {
+	head := int(b[0]&15) * 4
+	if b[9] != packet.ICMP || b[6]&0x1f != 0 || b[7] != 0 || len(b) <= head {
+		return false
+	}
+	return b[head] == 3 || b[head] == 11 || b[head] == 12
+}
