@@ -316,7 +316,7 @@ func (s State) fits(proto uint8) bool {
 	case 6:
 		return s >= Opening && s <= Reset
 	case 17:
-		return s == UDP || s == DNS
+		return s == UDPOpening || s == UDP || s == DNS
 	}
 	return false
 }

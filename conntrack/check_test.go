@@ -61,7 +61,7 @@ func TestCheckNamesFaults(t *testing.T) {
 		{"handle too large", func(t *Table) { t.free = 99 }, "free list: names record 99 of 8"},
 		{"used", func(t *Table) { t.used++ }, "6 records are used, not 7"},
 		{"lost record", func(t *Table) { t.recs[4].State = Free }, "record 4 (free)"},
-		{"state", func(t *Table) { t.recs[4].State = NumStates }, "record 4 has state 9"},
+		{"state", func(t *Table) { t.recs[4].State = NumStates }, "record 4 has state 10"},
 		{"state of another protocol", func(t *Table) { t.recs[4].State = UDP }, "record 4 of protocol 6 is in state udp"},
 		{"unknown protocol", func(t *Table) { t.recs[6].Proto = 47 }, "record 6 of protocol 47 is in state udp"},
 		{"last seen", func(t *Table) { t.recs[4].LastSeen = 1 << 30 }, "record 4 was last seen at tick"},

@@ -45,12 +45,11 @@ func (m *model) send() {
 		s.seen = max(s.seen, m.now)
 		m.table.Rec(s.h).LastSeen = uint32(s.seen)
 		if s.bits&Inbound != 0 && s.bits&Replied == 0 {
-			s.bits |= Replied
-			m.table.Answered(s.h)
+			m.answered(s)
 		}
 		return
 	}
-	s := &modelSession{outKey: k, pool: pool, state: UDP, bits: Independent}
+	s := &modelSession{outKey: k, pool: pool, state: UDPOpening, bits: Independent}
 	if pool == poolOverlaps {
 		s.state, s.bits = Opening, 0
 	} else if k.remPort == 1 {
@@ -77,6 +76,15 @@ func (m *model) send() {
 	}
 }
 
+// answered is the first packet of the other side.
+func (m *model) answered(s *modelSession) {
+	s.bits |= Replied
+	if s.state == UDPOpening {
+		s.state = UDP
+	}
+	m.table.Answered(s.h)
+}
+
 // receive is an inbound packet.
 func (m *model) receive() {
 	_, pool := m.randomOut()
@@ -90,13 +98,12 @@ func (m *model) receive() {
 	s := m.findIn(k, rem, remPort)
 	switch {
 	case s != nil && s.bits&(Replied|Inbound) == 0:
-		s.bits |= Replied
-		m.table.Answered(s.h)
+		m.answered(s)
 	case s == nil && k == forwardOut:
 		out := forwardIn
 		out.rem, out.remPort = rem, remPort
 		if m.find(out) == nil {
-			m.add(&modelSession{outKey: out, extKey: k, pool: poolWaits, state: UDP, bits: Inbound | Forwarded})
+			m.add(&modelSession{outKey: out, extKey: k, pool: poolWaits, state: UDPOpening, bits: Inbound | Forwarded})
 		}
 	}
 	m.holder(k)

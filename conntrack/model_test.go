@@ -28,7 +28,7 @@ var modelTimeouts = func() []uint32 {
 	t := make([]uint32, numPools*int(NumStates))
 	for p := range numPools {
 		for s, v := range map[State]uint32{
-			UDP: 300, DNS: 20, Query: 60, Opening: 240_000, Established: 20_000_000, Closing: 60_000, Reset: 1_000,
+			UDPOpening: 90, UDP: 300, DNS: 20, Query: 60, Opening: 240_000, Established: 20_000_000, Closing: 60_000, Reset: 1_000,
 		} {
 			t[p*int(NumStates)+int(s)] = v
 		}

@@ -23,6 +23,8 @@ type State uint8
 const (
 	// Free is a record that nobody uses: only the list fields are valid.
 	Free State = iota
+	// UDPOpening is UDP before the other side has answered; then it is UDP.
+	UDPOpening
 	// UDP, DNS and Query are sessions of UDP, UDP to port 53, and ICMP queries.
 	UDP
 	DNS
@@ -43,7 +45,7 @@ const (
 	NumStates
 )
 
-var stateNames = [NumStates]string{"free", "udp", "dns", "query", "opening", "established", "closing", "reset", "quarantined"}
+var stateNames = [NumStates]string{"free", "udp_opening", "udp", "dns", "query", "opening", "established", "closing", "reset", "quarantined"}
 
 // String is the name of the state in lower case.
 func (s State) String() string {

@@ -230,6 +230,9 @@ func (t *Table) Answered(h Handle) {
 	}
 	t.unlist(&t.unanswered, h)
 	r.Bits |= Replied
+	if r.State == UDPOpening {
+		r.State = UDP
+	}
 }
 
 // Hasten must follow a change of State to one with a shorter time-out.

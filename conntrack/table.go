@@ -48,8 +48,8 @@ type Table struct {
 	Epoch uint32
 	// Agrees says whether the session may go on under the current policy; if so it sets the record's Epoch.
 	Agrees func(*Record) bool
-	// Timeouts has NumStates ticks for each pool, each less than 2^30. Where one gets shorter, Reconsider must
-	// follow, or Advance is late (Alive is not).
+	// Timeouts has NumStates ticks for each pool, each less than 2^30, that of UDPOpening no more than that of UDP. Where
+	// one gets shorter, Reconsider must follow, or Advance is late (Alive is not).
 	Timeouts []uint32
 	// Released, if set, is told of each session that ends, before its record is gone; with last, its external endpoint
 	// is free again (a mapping that is put into quarantine says so when that is over, as a record in that State).

@@ -79,9 +79,12 @@ type want struct {
 }
 
 // spanOf is the ports that a flow may get.
-func (w *Worker) spanOf(d *pool, k int, inPort uint16, shard int) span {
+func (w *Worker) spanOf(d *pool, k int, in uint32, inPort uint16, shard int) span {
 	lo, hi := uint32(d.PortMin), uint32(d.PortMax)
 	switch {
+	case d.PortBlock > 0:
+		_, lo = d.blocks.of(in)
+		hi = lo + d.blocks.size - 1
 	case k == ClassICMP:
 		lo, hi = 0, 65535
 	case d.PreserveClass && inPort < 1024: // RFC 4787 REQ-3a; below 512 there are too many services
@@ -103,7 +106,7 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 		first, n := 0, len(addrs)
 		switch q.pool.Pooling {
 		case Paired:
-			first, n = w.e.pairing(q.in, len(addrs)), 1
+			first, n = w.e.home(q.pool, q.in), 1
 		case PairedSoft:
 			first = w.e.pairing(q.in, len(addrs))
 		case Arbitrary:
@@ -136,6 +139,15 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 
 // reclaimAtOnce bounds the work of one refused flow.
 const reclaimAtOnce = 1 << 17
+
+// home is the place of a host's one address in a pool.
+func (e *Engine) home(d *pool, in uint32) int {
+	if d.PortBlock > 0 {
+		i, _ := d.blocks.of(in)
+		return i
+	}
+	return e.pairing(in, len(d.addrs))
+}
 
 // pairing is the place of a host's address in a pool of n (rendezvous hashing is not worth it: a change of the pool
 // moves hosts only with their next mapping).

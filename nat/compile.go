@@ -58,8 +58,9 @@ type route struct {
 
 type pool struct {
 	Profile
-	name  string
-	addrs []uint32
+	name   string
+	addrs  []uint32
+	blocks blocks
 	// reserved has a bit for each port that forwards and services take, by class.
 	reserved [NumClasses]*[1 << 16 / 64]uint64
 }
@@ -108,6 +109,7 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 	c.compileAttachments(p)
 	for _, q := range p.Pools {
 		c.compilePool(q, number(q.Name))
+		c.pools[number(q.Name)].blocks = p.blocksOf(&q)
 	}
 	for _, s := range p.Static {
 		in, out := to4(s.Inside), to4(s.Outside)
@@ -247,7 +249,7 @@ func (c *policy) route(src, dst uint32) (route, bool) {
 // orDefault fills in what a Profile leaves out.
 func (f Profile) orDefault() Profile {
 	if f == (Profile{}) {
-		return GatewayProfile()
+		f = GatewayProfile()
 	}
 	var d Timeouts
 	switch f.Name {
@@ -267,6 +269,9 @@ func (f Profile) orDefault() Profile {
 			*v.to = *v.from
 		}
 	}
+	if t.UDPOpening == 0 {
+		t.UDPOpening = t.UDP
+	}
 	if f.PortMin == 0 && f.PortMax == 0 {
 		f.PortMin, f.PortMax = 1024, 65535
 	}
@@ -276,7 +281,8 @@ func (f Profile) orDefault() Profile {
 // timeouts are the ticks of each conntrack.State.
 func (f *Profile) timeouts() (t [conntrack.NumStates]uint32) {
 	for s, d := range map[conntrack.State]time.Duration{
-		conntrack.UDP: f.Timeouts.UDP, conntrack.DNS: f.Timeouts.DNS, conntrack.Query: f.Timeouts.ICMP,
+		conntrack.UDPOpening: f.Timeouts.UDPOpening, conntrack.UDP: f.Timeouts.UDP,
+		conntrack.DNS: f.Timeouts.DNS, conntrack.Query: f.Timeouts.ICMP,
 		conntrack.Opening: f.Timeouts.TCPOpening, conntrack.Established: f.Timeouts.TCPEstablished,
 		conntrack.Closing: f.Timeouts.TCPClosing, conntrack.Reset: f.Timeouts.TCPClosing,
 		conntrack.Quarantined: f.Quarantine,

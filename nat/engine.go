@@ -100,7 +100,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 {
 		f.add("nat: a negative bound")
 	}
-	if err := p.Validate(); err != nil {
+	if err := cfg.validate(p); err != nil {
 		f = append(f, err)
 	}
 	if len(f) > 0 {
@@ -154,7 +154,7 @@ func seedOf(seed uint64) (s [32]byte) {
 // returns, no packet is translated by the old policy any more. Sessions that the new one would not have made end with
 // their next packet; Impact counts them at the time now.
 func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
-	if err := p.Validate(); err != nil {
+	if err := e.cfg.validate(p); err != nil {
 		return Impact{}, fmt.Errorf("nat: policy refused, the old one stays: %w", err)
 	}
 	e.applyMu.Lock()
@@ -263,7 +263,8 @@ func (e *Engine) agrees(r *conntrack.Record) bool {
 			return false
 		}
 	} else {
-		if r.Has(conntrack.Independent) != (d.Mapping[k] == EndpointIndependent) || d.isReserved(k, r.ExtPort) {
+		if r.Has(conntrack.Independent) != (d.Mapping[k] == EndpointIndependent) || d.isReserved(k, r.ExtPort) ||
+			d.PortBlock > 0 && !d.owns(r.In, r.Ext, r.ExtPort) {
 			return false
 		}
 	}

@@ -146,7 +146,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		s := segment(w.first(f).Bytes(), v, f.length)
 		r.StartTCP(conntrack.Out, &s)
 	case packet.UDP:
-		if r.State = conntrack.UDP; remPort == 53 {
+		if r.State = conntrack.UDPOpening; remPort == 53 {
 			r.State = conntrack.DNS
 		}
 	default:
@@ -179,7 +179,7 @@ func (w *Worker) assign(sh *shard, d *pool, k int, r *conntrack.Record) bool {
 	}
 	q := want{
 		proto: r.Proto, k: k, pool: d, in: r.In, inPort: r.InPort, rem: r.Rem, remPort: r.RemPort,
-		independent: r.Has(conntrack.Independent), span: w.spanOf(d, k, r.InPort, sh.number),
+		independent: r.Has(conntrack.Independent), span: w.spanOf(d, k, r.In, r.InPort, sh.number),
 	}
 	var ok bool
 	if r.Ext, r.ExtPort, ok = w.allocate(sh, &q); ok && d.PortsPerDestination > 0 {
@@ -365,7 +365,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	}
 	r := conntrack.Record{
 		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
-		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how | tallied, State: conntrack.UDP, Attachment: anyAttachment,
+		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how | tallied, State: conntrack.UDPOpening, Attachment: anyAttachment,
 	}
 	if f.looped {
 		r.Bits |= conntrack.Looped

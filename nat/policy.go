@@ -226,6 +226,12 @@ type Profile struct {
 	// PreserveClass keeps inside ports below 1024 below it, from 512 up (RFC 4787 REQ-3a); PreserveParity keeps even
 	// ports even (REQ-4); PreservePort keeps the port where it is free and belongs to the shard of the flow.
 	PreserveClass, PreserveParity, PreservePort bool
+	// PortBlock gives every inside address a block of so many consecutive ports (identifiers, for ICMP) on one address of
+	// the pool, and no others, so that an external endpoint tells the host without a log (RFC 7422): Policy.Subscriber.
+	// Blocks are dealt to the addresses of the Source of the routes to the pool, in the order of those; a route more at
+	// the end moves nobody. 0 is off. It needs Paired pooling, and at least two ports for each of Config.Shards, of which a
+	// flow can have only those of its own shard: with four, blocks from 64 ports on waste little.
+	PortBlock int
 	// PortsPerDestination bounds the sessions of one external address to one destination; 0 is no bound beyond the
 	// ports themselves. It needs AddressAndPortDependent mapping.
 	PortsPerDestination int
@@ -255,6 +261,9 @@ type Profile struct {
 type Timeouts struct {
 	// UDP is for UDP (RFC 4787 REQ-5: at least 120 s), DNS for UDP to port 53.
 	UDP, DNS time.Duration
+	// UDPOpening is for UDP before the other side has answered (not for DNS): zero means UDP, and it is no longer than
+	// that. Linux has 30 s for it.
+	UDPOpening time.Duration
 	// TCPEstablished (RFC 5382 REQ-5: at least 7,440 s), TCPOpening (before the handshake is done), TCPClosing (after a
 	// FIN each way, or a RST; RFC 7857, section 2).
 	TCPEstablished, TCPOpening, TCPClosing time.Duration

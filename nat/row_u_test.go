@@ -39,6 +39,53 @@ func TestU1_Lifetime(t *testing.T) {
 	}
 }
 
+// TestU1_Opening: until the other side has answered a session may live shorter, in both directions.
+func TestU1_Opening(t *testing.T) {
+	f := custom(func(f *nat.Profile) { f.Timeouts.UDPOpening, f.InboundRefresh = sec(30), true })
+	p := policy(f)
+	p.Forwards = []nat.Forward{{Protocol: packet.UDP, Outside: at(PA, 2000), Inside: at(C, 2000)}}
+	trial{policy: p}.run(t, func(g *gate) {
+		rem := at(R1, 4000)
+		expires := func(want time.Duration, in end) {
+			g.Helper()
+			if s := g.session(packet.UDP, in, rem); s.Expires != want {
+				g.Errorf("%v ends at %v, want %v", in, s.Expires, want)
+			}
+		}
+		ext := g.opens(packet.UDP, at(A, 5000), rem)
+		expires(sec(30), at(A, 5000))
+		lost := g.opens(packet.UDP, at(B, 5000), rem)
+		g.reaches(at(C, 2000), udp(rem, at(PA, 2000), ""))
+		g.at(sec(20))
+		g.opens(packet.UDP, at(B, 5000), rem)
+		expires(sec(50), at(B, 5000))
+		g.reaches(at(C, 2000), udp(rem, at(PA, 2000), ""))
+		expires(sec(50), at(C, 2000))
+		g.reaches(at(A, 5000), udp(rem, ext, "answer"))
+		expires(sec(320), at(A, 5000))
+		g.want(g.out(udp(at(C, 2000), rem, "answer")), nat.Outbound)
+		expires(sec(320), at(C, 2000))
+		g.at(sec(50))
+		g.drops(nat.DropNoMapping, 1, udp(rem, lost, "too late"))
+		g.at(sec(319.9))
+		g.reaches(at(A, 5000), udp(rem, ext, ""))
+	})
+	for _, c := range []struct {
+		change func(*nat.Timeouts)
+		want   string
+	}{
+		{func(t *nat.Timeouts) { t.UDPOpening = sec(30) }, "UDP opening: 30s is below 2m0s (RFC 4787 REQ-5)"},
+		{func(t *nat.Timeouts) { t.UDPOpening = sec(400) }, "UDP opening: 6m40s is longer than the 5m0s of UDP"},
+		{func(t *nat.Timeouts) { t.UDP = sec(130) }, ""},
+	} {
+		p := policy(nat.RFCProfile())
+		c.change(&p.Pools[0].Profile.Timeouts)
+		if err := p.Validate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
 func TestU2_OutboundRefreshes(t *testing.T) {
 	trial{policy: policy(nat.RFCProfile())}.run(t, func(g *gate) {
 		ext := g.opens(packet.UDP, at(A, 5000), at(R1, 53))

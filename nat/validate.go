@@ -3,6 +3,7 @@
 package nat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -64,6 +65,7 @@ func (p *Policy) Validate() error {
 			claim(what+", draining", a)
 		}
 		q.Profile.validate(what, &f)
+		p.validateBlocks(what, &q, &f)
 	}
 	if len(p.Pools) > 1<<16 {
 		f.add("%d pools: at most 65,536", len(p.Pools))
@@ -208,6 +210,7 @@ func (p *Policy) validateRoutes(f *faults, pools map[string]bool) {
 }
 
 func (f Profile) validate(what string, fs *faults) {
+	opening := cmp.Or(f.Timeouts.UDPOpening, 300*time.Second) // none is that of UDP, which is looked at
 	f = f.orDefault()
 	if f.PortMin == 0 || f.PortMin > f.PortMax {
 		fs.add("%s: ports %d to %d: want 1 to 65535, the smaller first", what, f.PortMin, f.PortMax)
@@ -236,6 +239,7 @@ func (f Profile) validate(what string, fs *faults) {
 		clause    string
 	}{
 		{"UDP", t.UDP, 120 * time.Second, "RFC 4787 REQ-5"},
+		{"UDP opening", opening, 120 * time.Second, "RFC 4787 REQ-5"},
 		{"DNS", t.DNS, 120 * time.Second, "RFC 4787 REQ-5"},
 		{"TCP established", t.TCPEstablished, 7440 * time.Second, "RFC 5382 REQ-5"},
 		{"TCP opening", t.TCPOpening, 240 * time.Second, "RFC 5382 REQ-5"},
@@ -248,6 +252,9 @@ func (f Profile) validate(what string, fs *faults) {
 		case f.Name == "rfc" && v.is < v.atRFC:
 			fs.add("%s: time-out of %s: %v is below %v (%s); another profile may go lower", what, v.name, v.is, v.atRFC, v.clause)
 		}
+	}
+	if t.UDPOpening > t.UDP {
+		fs.add("%s: time-out of UDP opening: %v is longer than the %v of UDP", what, t.UDPOpening, t.UDP)
 	}
 	if f.Quarantine < 0 || f.Quarantine > maxTimeout {
 		fs.add("%s: quarantine: %v is not between 0 and %v", what, f.Quarantine, maxTimeout)

@@ -153,6 +153,24 @@ forwards:
 		"f.yaml:4: limits.sessions_per_host: -1 is out of range: write a number from 0 to 67108864",
 		"f.yaml:5: devices.mtu: 100 is out of range",
 	}},
+	{"small port block", "inside: {prefixes: [10.0.0.0/24]}\noutside:\n  addresses: [203.0.113.1]\n  port_block: 8\n", true, []string{
+		"f.yaml:4: outside.port_block: 8 is out of range: write 0 for off, or ports from 16 to 65535",
+	}},
+	{"port block and pooling", "inside: {prefixes: [10.0.0.0/24]}\noutside:\n  addresses: [203.0.113.1]\n  port_block: 252\n  pooling: arbitrary\n", false, []string{
+		"f.yaml:4: outside.port_block: a block is on one address, so it does not go with outside.pooling arbitrary: write paired there",
+	}},
+	{"port block and classes", "inside: {prefixes: [10.0.0.0/24]}\noutside:\n  addresses: [203.0.113.1]\n  port_block: 252\nprofile: rfc\n", false, []string{
+		"f.yaml:4: outside.port_block: does not go with profile rfc",
+	}},
+	{"too few port blocks", "inside: {prefixes: [10.0.0.0/24]}\noutside:\n  addresses: [203.0.113.1]\n  port_block: 253\n", false, []string{
+		`f.yaml: pool "outside": 256 inside addresses are routed to it, and it has 254 blocks of 253 ports: add addresses, or make the blocks smaller`,
+	}},
+	{"UDP opening", minimal + "timeouts: {udp: 60s, udp_opening: 61s}\n", false, []string{
+		"f.yaml:3: timeouts.udp_opening: 61s is longer than the 60s of timeouts.udp: write 0s for the same",
+	}},
+	{"UDP opening of profile rfc", minimal + "profile: rfc\ntimeouts: {udp_opening: 30s}\n", false, []string{
+		"f.yaml:4: timeouts.udp_opening: 30s is below the 120s of RFC 4787 REQ-5: raise it, or use another profile",
+	}},
 	{"devices", minimal + "devices:\n  inside: a/b\n  outside: 0123456789abcdef\n", true, []string{
 		`f.yaml:4: devices.inside: "a/b" is no name for an interface: write up to 15 letters, digits and dashes`,
 		`f.yaml:5: devices.outside: "0123456789abcdef" is no name`,

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -14,6 +15,7 @@ const (
 	maxPrefixes = 16      // the gateway has a routing rule for each pair of them
 	maxPool     = 4096    // addresses
 	maxSessions = 1 << 26 // 8 GiB of tables
+	minBlock    = 16      // ports; four for each part of the gateway's tables
 )
 
 // unusable are addresses that may not be on a wire (RFC 6890).
@@ -124,6 +126,15 @@ func (c *Config) checkOutside(f *faults) {
 	}
 	if p := c.Outside.Ports; p.Min < 1 || p.Max > 65535 || p.Min > p.Max {
 		f.at("outside.ports", "%d to %d is no range of ports: write {min: 1024, max: 65535}, both from 1 to 65535", p.Min, p.Max)
+	}
+	switch n := c.Outside.PortBlock; {
+	case n == 0:
+	case n < minBlock || n > 65535:
+		f.at("outside.port_block", "%d is out of range: write 0 for off, or ports from %d to 65535", n, minBlock)
+	case c.Outside.Pooling != nth[Pooling](0):
+		f.at("outside.port_block", "a block is on one address, so it does not go with outside.pooling %s: write paired there", c.Outside.Pooling)
+	case c.Profile == "rfc":
+		f.at("outside.port_block", "does not go with profile rfc, which keeps inside ports below 1024 there: use another profile")
 	}
 }
 
@@ -243,6 +254,7 @@ func (c *Config) checkTimeouts(f *faults) {
 		rfc   string
 	}{
 		{"udp", t.UDP, 120 * time.Second, "RFC 4787 REQ-5"},
+		{"udp_opening", cmp.Or(t.UDPOpening, Duration(300*time.Second)), 120 * time.Second, "RFC 4787 REQ-5"}, // 0 is udp
 		{"dns", t.DNS, 120 * time.Second, "RFC 4787 REQ-5"},
 		{"tcp_established", t.TCPEstablished, 7440 * time.Second, "RFC 5382 REQ-5"},
 		{"tcp_transitory", t.TCPTransitory, 240 * time.Second, "RFC 5382 REQ-5"},
@@ -256,6 +268,9 @@ func (c *Config) checkTimeouts(f *faults) {
 		case c.Profile == "rfc" && d < x.floor:
 			f.at(key, "%s is below the %s of %s: raise it, or use another profile", x.value, Duration(x.floor), x.rfc)
 		}
+	}
+	if t.UDPOpening > t.UDP {
+		f.at("timeouts.udp_opening", "%s is longer than the %s of timeouts.udp: write 0s for the same", t.UDPOpening, t.UDP)
 	}
 	if d := time.Duration(t.Fragment); d < time.Second || d > time.Hour {
 		f.at("timeouts.fragment", "%s is out of range: write a time from 1s to 1h", t.Fragment)

@@ -47,6 +47,7 @@ func (c *Config) Compile() (*nat.Policy, nat.Config) {
 func (c *Config) natProfile() nat.Profile {
 	p := natProfile(c.Profile)
 	p.PortMin, p.PortMax = uint16(c.Outside.Ports.Min), uint16(c.Outside.Ports.Max)
+	p.PortBlock = c.Outside.PortBlock
 	p.Pooling = nat.Pooling(index(c.Outside.Pooling))
 	p.Mapping = [nat.NumClasses]nat.Mapping{
 		nat.ClassTCP:  nat.Mapping(index(c.Mapping.TCP)),
@@ -60,7 +61,7 @@ func (c *Config) natProfile() nat.Profile {
 	}
 	t := &c.Timeouts
 	p.Timeouts = nat.Timeouts{
-		UDP: time.Duration(t.UDP), DNS: time.Duration(t.DNS), ICMP: time.Duration(t.ICMP),
+		UDP: time.Duration(t.UDP), UDPOpening: time.Duration(t.UDPOpening), DNS: time.Duration(t.DNS), ICMP: time.Duration(t.ICMP),
 		TCPEstablished: time.Duration(t.TCPEstablished), TCPOpening: time.Duration(t.TCPTransitory),
 		TCPClosing: time.Duration(t.TCPClosing),
 	}

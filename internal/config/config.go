@@ -41,6 +41,8 @@ type Outside struct {
 	Addresses []Range `yaml:"addresses,flow"`
 	Ports     Ports   `yaml:"ports,flow"`
 	Pooling   Pooling `yaml:"pooling"`
+	// PortBlock is how many ports an inside host has, and no others; 0 is off.
+	PortBlock int `yaml:"port_block"`
 }
 
 // Ports are the external ports of TCP and UDP, both bounds included.
@@ -78,7 +80,9 @@ type FilteringModes struct {
 
 // Timeouts are how long a session lives after the packet that last refreshed it.
 type Timeouts struct {
-	UDP            Duration `yaml:"udp"`
+	UDP Duration `yaml:"udp"`
+	// UDPOpening is for UDP until the other side has answered; 0 means UDP.
+	UDPOpening     Duration `yaml:"udp_opening"`
 	DNS            Duration `yaml:"dns"`
 	TCPEstablished Duration `yaml:"tcp_established"`
 	TCPTransitory  Duration `yaml:"tcp_transitory"`
@@ -274,7 +278,7 @@ func Default(p Profile) *Config {
 		},
 		Hairpin: true,
 		Timeouts: Timeouts{
-			UDP: Duration(t.UDP), DNS: Duration(t.DNS), ICMP: Duration(t.ICMP),
+			UDP: Duration(t.UDP), UDPOpening: Duration(t.UDPOpening), DNS: Duration(t.DNS), ICMP: Duration(t.ICMP),
 			TCPEstablished: Duration(t.TCPEstablished), TCPTransitory: Duration(t.TCPOpening),
 			TCPClosing: Duration(t.TCPClosing),
 			Fragment:   Duration(nat.DefaultFragmentTimeout),

@@ -91,6 +91,7 @@ func TestPrint(t *testing.T) {
 		"aws":     minimal + "profile: aws\nhairpin: false\n",
 		"example": string(example),
 		"ranges":  "inside: {prefixes: [10.0.0.0/16]}\noutside: {addresses: [203.0.113.1-203.0.113.3, 203.0.113.8/29]}\ntimeouts: {udp: 1500ms}",
+		"blocks":  "inside: {prefixes: [10.0.0.0/24]}\noutside: {addresses: [203.0.113.1], port_block: 252}\ntimeouts: {udp_opening: 30s}",
 		"static":  "inside: {prefixes: [10.0.0.0/16]}\nstatic: [{inside: 10.0.0.1, outside: 203.0.113.1}]",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,12 +115,12 @@ func TestPrint(t *testing.T) {
 }
 
 func TestProfileDefaults(t *testing.T) {
-	c, err := Parse("f.yaml", []byte(minimal+"profile: aws\ntimeouts: {udp: 60s}\n"))
+	c, err := Parse("f.yaml", []byte(minimal+"profile: aws\ntimeouts: {udp: 60s, udp_opening: 30s}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := nat.AWSProfile()
-	want.Timeouts.UDP = 60 * time.Second
+	want.Timeouts.UDP, want.Timeouts.UDPOpening = 60*time.Second, 30*time.Second
 	p, _ := c.Compile()
 	if d := cmp.Diff(want, p.Pools[0].Profile); d != "" {
 		t.Error(d)

@@ -209,6 +209,8 @@ func (p *policy) timeout(s *session) int64 {
 		d = t.TCPClosing
 	case s.dns():
 		d = t.DNS
+	case s.proto == packet.UDP && !s.replied && t.UDPOpening != 0:
+		d = t.UDPOpening
 	case s.proto == packet.UDP:
 		d = t.UDP
 	}
@@ -227,6 +229,11 @@ func (p *policy) agrees(s *session) bool {
 		}
 	} else if s.independent != independent(pool, s.proto) || p.reserved(pool, s.proto, s.ext.Port()) {
 		return false
+	}
+	if !s.forwarded && pool.Profile.PortBlock > 0 {
+		if ext, lo := p.block(pool, s.in.Addr()); s.ext.Addr() != ext || int(s.ext.Port()) < lo || int(s.ext.Port()) >= lo+pool.Profile.PortBlock {
+			return false
+		}
 	}
 	r, ok := p.route(s.in.Addr(), s.rem.Addr())
 	_, static := p.staticOut(s.in.Addr())

@@ -72,9 +72,13 @@ func (s *step) listed(se *session) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// ports is the range that a session's external port is from (M-7). ICMP identifiers have no classes.
-func ports(f *nat.Profile, se *session) (lo, hi int) {
+// ports is the range that a session's external port is from (M-7, or RFC 7422). ICMP identifiers have no classes.
+func (p *policy) ports(pool *nat.Pool, se *session) (lo, hi int) {
+	f := &pool.Profile
 	switch {
+	case f.PortBlock > 0:
+		_, lo = p.block(pool, se.in.Addr())
+		return lo, lo + f.PortBlock - 1
 	case se.proto == packet.ICMP:
 		return 0, 65535
 	case f.PreserveClass && se.in.Port() < 1024:
@@ -83,6 +87,39 @@ func ports(f *nat.Profile, se *session) (lo, hi int) {
 		return max(1024, int(f.PortMin)), int(f.PortMax)
 	}
 	return int(f.PortMin), int(f.PortMax)
+}
+
+// addresses are those of a pool that a session may get.
+func (p *policy) addresses(pool *nat.Pool, se *session) []netip.Addr {
+	if pool.Profile.PortBlock == 0 {
+		return pool.Addresses
+	}
+	ext, _ := p.block(pool, se.in.Addr())
+	return []netip.Addr{ext}
+}
+
+// block deals the blocks of a pool to the addresses that are routed to it, one after the other, until it is the turn of
+// in: it is at an external address from a port on (RFC 7422).
+func (p *policy) block(pool *nat.Pool, in netip.Addr) (ext netip.Addr, lo int) {
+	n, done := 0, map[netip.Prefix]bool{}
+	lo = int(pool.Profile.PortMin)
+	for _, r := range p.Routes {
+		src := r.Source.Masked()
+		if r.Bypass || r.Pool != pool.Name || done[src] {
+			continue
+		}
+		done[src] = true
+		for a := src.Addr(); src.Contains(a); a = a.Next() {
+			if lo+pool.Profile.PortBlock-1 > int(pool.Profile.PortMax) {
+				n, lo = n+1, int(pool.Profile.PortMin)
+			}
+			if a == in {
+				return pool.Addresses[n], lo
+			}
+			lo += pool.Profile.PortBlock
+		}
+	}
+	return ext, 0
 }
 
 // taken reports whether an external endpoint cannot be given to se: somebody else has it (M-3, M-4), or it is reserved.
@@ -121,7 +158,7 @@ func (s *step) free(pool *nat.Pool, se *session, ext netip.Addr, like func(int) 
 	if s.crowded(pool, se, ext) {
 		return netip.AddrPort{}, false
 	}
-	lo, hi := ports(&pool.Profile, se)
+	lo, hi := s.t.policy.ports(pool, se)
 	for p := lo; p <= hi; p++ {
 		at := netip.AddrPortFrom(ext, uint16(p))
 		if like(p) && !s.taken(pool, se, at) && (last || s.quarantined(se, at) < 0) {
@@ -137,7 +174,8 @@ func anyPort(int) bool { return true }
 func (s *step) refusable(pool *nat.Pool, se *session) (netip.AddrPort, bool) {
 	var free netip.AddrPort
 	full := 0
-	for _, a := range pool.Addresses {
+	addresses := s.t.policy.addresses(pool, se)
+	for _, a := range addresses {
 		if at, ok := s.free(pool, se, a, anyPort, true); ok {
 			free = at
 		} else {
@@ -155,7 +193,7 @@ func (s *step) refusable(pool *nat.Pool, se *session) (netip.AddrPort, bool) {
 		}
 		return free, full > 0
 	}
-	return free, full == len(pool.Addresses)
+	return free, full == len(addresses)
 }
 
 // paired is the address that a host uses in a pool already (RFC 4787 REQ-2; M-5).
@@ -172,11 +210,11 @@ func (t *Twin) paired(pool *nat.Pool, se *session) (netip.Addr, bool) {
 // judge holds the choice of se.ext against the rules.
 func (s *step) judge(pool *nat.Pool, se *session) {
 	f, ext := &pool.Profile, se.ext.Addr()
-	lo, hi := ports(f, se)
+	lo, hi := s.t.policy.ports(pool, se)
 	p := int(se.ext.Port())
 	switch {
-	case !slices.Contains(pool.Addresses, ext):
-		s.fail("%v is not of pool %s", se.ext, pool.Name)
+	case !slices.Contains(s.t.policy.addresses(pool, se), ext):
+		s.fail("%v is not of pool %s, or not %v's", se.ext, pool.Name, se.in)
 	case p < lo || p > hi:
 		s.fail("port %d for %v is not of %d to %d", p, se.in, lo, hi) // M-7
 	case s.taken(pool, se, se.ext):

@@ -58,6 +58,8 @@ func (s *session) state() string {
 		return s.tcp.state
 	case s.dns():
 		return "dns"
+	case s.proto == packet.UDP && !s.replied:
+		return "udp_opening"
 	case s.proto == packet.UDP:
 		return "udp"
 	}

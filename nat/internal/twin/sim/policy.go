@@ -84,14 +84,14 @@ func newWorld(d *dice) world {
 		w.rate = 3
 	}
 	w.claimsEverything = d.one(4)
-	w.profile, w.other = newProfile(d), newProfile(d)
+	w.profile, w.other = newProfile(d, w.cfg.Shards), newProfile(d, w.cfg.Shards)
 	if w.cfg.Shards > 1 { // what a shard has of a short supply is not for the twin to know
 		w.cfg.Sessions = 4 * 512
 	}
 	return w
 }
 
-func newProfile(d *dice) nat.Profile {
+func newProfile(d *dice, shards int) nat.Profile {
 	var f nat.Profile
 	switch d.n(8) {
 	case 0, 1:
@@ -120,6 +120,9 @@ func newProfile(d *dice) nat.Profile {
 	f.Pooling = nat.Pooling(d.n(3))
 	f.PreserveParity, f.PreservePort = d.one(3), d.one(3)
 	f.NoPort = nat.Refusal(d.n(3))
+	if f.Name != "rfc" {
+		f.Timeouts.UDPOpening = pick(d, 0, 0, 30*time.Second)
+	}
 	if d.one(3) {
 		f.Stray = nat.StrayPickup
 	}
@@ -128,6 +131,11 @@ func newProfile(d *dice) nat.Profile {
 		if f.PortsPerDestination > 0 {
 			f.PortsPerDestination = 2
 		}
+	} else if d.one(3) {
+		// One address has blocks for all who are ever routed to a pool, 257 of a and the 256 of b.
+		f.PreserveClass, f.Pooling = false, nat.Paired
+		f.PortBlock = max(pick(d, 1, 2, 5, 100), 2*shards)
+		f.PortMin, f.PortMax = 1024, pick[uint16](d, 65535, 60001)
 	}
 	return f
 }
@@ -179,6 +187,9 @@ func (w *world) policy(d *dice) *nat.Policy {
 	}
 	if d != nil {
 		w.vary(p, d)
+		if p.Pools[0].Profile.PortBlock > 0 {
+			p.Pools[0].Draining = nil
+		}
 	}
 	return p
 }
