@@ -90,6 +90,18 @@ func (s *heldSYNs) next() (uint64, bool) {
 	return s.ring[s.first].due, true
 }
 
+// nextLive is when the first of them is due that was not discarded. (Discarded ones keep their places, see heldSYNs.)
+func (s *heldSYNs) nextLive() (uint64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.n {
+		if h := &s.ring[(s.first+i)%len(s.ring)]; !h.dead {
+			return h.due, true
+		}
+	}
+	return 0, false
+}
+
 // expireHeld answers the SYNs whose time is over: port unreachable, from the address they were sent to (T-3).
 func (w *Worker) expireHeld() {
 	s := &w.e.held

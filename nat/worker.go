@@ -166,6 +166,21 @@ func (w *Worker) Tick(now time.Duration) (next time.Duration) {
 	return now + time.Duration(ahead)*time.Millisecond
 }
 
+// NextTimer is when the next timer is due that emits something, on the clock of the calls; ok is false if none is set.
+// A Tick at just that time emits with the right time; a later one emits the same, late. Between two packets, whoever
+// owns the clock (a simulation, a replay) asks and ticks until none is due before the second:
+//
+//	for at, ok := e.NextTimer(); ok && at <= now; at, ok = e.NextTimer() {
+//		w.Tick(at) // and send what w.Emitted returns
+//	}
+//
+// Sessions, mappings and fragments that time out emit nothing and are not counted as timers: they end on time by
+// themselves.
+func (e *Engine) NextTimer() (at time.Duration, ok bool) {
+	ms, ok := e.held.nextLive()
+	return time.Duration(ms) * time.Millisecond, ok
+}
+
 // idleTick is how long Tick may be left alone when there is nothing to do, in ticks.
 const idleTick = 1000
 

@@ -93,6 +93,9 @@ func (s *sim) tick() error {
 		if err := s.twin.Tick(s.now, s.worker.Emitted()); err != nil {
 			return err
 		}
+		if at, ok := s.engine.NextTimer(); ok && (at <= s.now || at < next) {
+			return fmt.Errorf("a timer is due at %v, and tick wants to be called at %v", at, next)
+		}
 		if next > s.now {
 			return nil
 		}
