@@ -51,6 +51,14 @@ var bad = []struct {
 		`f.yaml:6: timeouts.dns: "soon" is not a time: write a number and its unit, such as 300s, 5m or 2h4m`,
 		`f.yaml:7: devices.mtu: "1.5" is not a whole number`,
 	}},
+	{"draining", "inside: {prefixes: [10.0.0.0/16]}\noutside:\n  addresses: [203.0.113.1]\n  draining: [203.0.113.0/31, 203.0.113.9]\n" +
+		"static: [{inside: 10.0.0.1, outside: 203.0.113.9}]\n", false, []string{
+		"f.yaml:4: outside.draining[0]: 203.0.113.0-203.0.113.1 overlaps 203.0.113.1 (outside.addresses[0]): name each address once",
+		"f.yaml:5: static[0].outside: 203.0.113.9 has sessions of the pool yet (outside.draining[1])",
+	}},
+	{"control", minimal + "control: {socket: gw.sock}\n", true, []string{
+		`f.yaml:3: control.socket: "gw.sock" is no path for a socket: write an absolute one of at most 96 bytes, such as /run/tidegate/office.sock, or none`,
+	}},
 	{"addresses", `
 inside:
   prefixes: [10.0.0.1/16, 2001:db8::/32, ten]
@@ -87,7 +95,7 @@ outside: {addresses: [203.0.113.0/30, 203.0.113.2, 224.0.0.1]}
 		"f.yaml:3: outside.addresses[2]: 224.0.0.1 overlaps 224.0.0.0/4, which may not be on a wire",
 	}},
 	{"too many", "inside: {prefixes: [10.0.0.0/16]}\noutside: {addresses: [203.0.0.0/16]}\n", false, []string{
-		"f.yaml:2: outside.addresses: has 65536 addresses, more than 4096",
+		"f.yaml:2: outside.addresses: has 65536 addresses, more than 4096, with",
 	}},
 	{"ports", "inside: {prefixes: [10.0.0.0/16]}\noutside:\n  addresses: [203.0.113.1]\n  ports: {min: 5000, max: 4000}\n", false, []string{
 		"f.yaml:4: outside.ports: 5000 to 4000 is no range of ports: write {min: 1024, max: 65535}, both from 1 to 65535",

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -34,6 +36,7 @@ func (c *Config) check(f *faults) {
 	c.checkTimeouts(f)
 	c.checkNumbers(f)
 	c.checkDevices(f)
+	c.checkControl(f)
 	if len(f.all) > 0 {
 		return
 	}
@@ -83,13 +86,11 @@ func (c *Config) inside(a netip.Addr) (netip.Prefix, bool) {
 }
 
 // pool is the place in outside.addresses that has a, or -1.
-func (c *Config) pool(a netip.Addr) int {
-	for i, r := range c.Outside.Addresses {
-		if r.From.IsValid() && r.Contains(a) {
-			return i
-		}
-	}
-	return -1
+func (c *Config) pool(a netip.Addr) int { return indexOf(c.Outside.Addresses, a) }
+
+// indexOf is the place in rs that has a, or -1.
+func indexOf(rs []Range, a netip.Addr) int {
+	return slices.IndexFunc(rs, func(r Range) bool { return r.From.IsValid() && r.Contains(a) })
 }
 
 func (c *Config) checkOutside(f *faults) {
@@ -97,9 +98,20 @@ func (c *Config) checkOutside(f *faults) {
 	if len(rs) == 0 && len(c.Static) == 0 {
 		f.at("outside.addresses", "is missing: write the public addresses that inside hosts share, such as [203.0.113.1]")
 	}
-	n := 0
+	type item struct {
+		key string
+		Range
+	}
+	var all []item
 	for i, r := range rs {
-		key := fmt.Sprintf("outside.addresses[%d]", i)
+		all = append(all, item{fmt.Sprintf("outside.addresses[%d]", i), r})
+	}
+	for i, r := range c.Outside.Draining {
+		all = append(all, item{fmt.Sprintf("outside.draining[%d]", i), r})
+	}
+	n := 0
+	for i, it := range all {
+		key, r := it.key, it.Range
 		if !r.From.IsValid() {
 			continue
 		}
@@ -115,14 +127,14 @@ func (c *Config) checkOutside(f *faults) {
 				f.at(key, "%s overlaps the inside prefix %s: an address is either inside or outside", r, p)
 			}
 		}
-		for j, o := range rs[:i] {
+		for _, o := range all[:i] {
 			if o.From.IsValid() && (o.Contains(r.From) || r.Contains(o.From)) {
-				f.at(key, "%s overlaps %s (outside.addresses[%d]): name each address once", r, o, j)
+				f.at(key, "%s overlaps %s (%s): name each address once", r, o.Range, o.key)
 			}
 		}
 	}
 	if n > maxPool {
-		f.at("outside.addresses", "has %d addresses, more than %d", n, maxPool)
+		f.at("outside.addresses", "has %d addresses, more than %d, with those of outside.draining", n, maxPool)
 	}
 	if p := c.Outside.Ports; p.Min < 1 || p.Max > 65535 || p.Min > p.Max {
 		f.at("outside.ports", "%d to %d is no range of ports: write {min: 1024, max: 65535}, both from 1 to 65535", p.Min, p.Max)
@@ -157,6 +169,9 @@ func (c *Config) checkStatic(f *faults) {
 		}
 		if j := c.pool(s.Outside); j >= 0 {
 			f.at(key+".outside", "%s is shared by all (outside.addresses[%d]): take it out there, or use another", s.Outside, j)
+		}
+		if j := indexOf(c.Outside.Draining, s.Outside); j >= 0 {
+			f.at(key+".outside", "%s has sessions of the pool yet (outside.draining[%d]): take it out there, which ends them, or use another", s.Outside, j)
 		}
 		for _, u := range unusable {
 			if u.Contains(s.Outside) {
@@ -307,5 +322,12 @@ func (c *Config) checkDevices(f *faults) {
 	}
 	if d.MTU != 0 && (d.MTU < 576 || d.MTU > 65535) {
 		f.at("devices.mtu", "%d is out of range: write 0 for the largest of the other interfaces, or bytes from 576 to 65535", d.MTU)
+	}
+}
+
+func (c *Config) checkControl(f *faults) {
+	// sockaddr_un has room for 107 bytes; the gateway makes the socket under a longer name first.
+	if s := c.Control.Socket; s != "" && s != NoSocket && (!path.IsAbs(s) || path.Clean(s) != s || len(s) > 96 || strings.ContainsRune(s, 0)) {
+		f.at("control.socket", "%q is no path for a socket: write an absolute one of at most 96 bytes, such as %s/office.sock, or %s", s, SocketDir, NoSocket)
 	}
 }

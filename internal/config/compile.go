@@ -24,9 +24,10 @@ func (c *Config) Compile() (*nat.Policy, nat.Config) {
 		HostRate:     c.Limits.NewPerSecondPerHost,
 	}
 	way := ""
-	if len(c.Outside.Addresses) > 0 {
+	if len(c.Outside.Addresses)+len(c.Outside.Draining) > 0 {
 		way = pool
-		p.Pools = []nat.Pool{{Name: pool, Addresses: c.PoolAddresses(), Profile: c.natProfile()}}
+		p.Pools = []nat.Pool{{Name: pool, Addresses: addresses(c.Outside.Addresses), Draining: addresses(c.Outside.Draining),
+			Profile: c.natProfile()}}
 	}
 	for _, in := range c.Inside.Prefixes {
 		p.Routes = append(p.Routes, nat.Route{Source: in, Static: true, Pool: way})
@@ -41,7 +42,7 @@ func (c *Config) Compile() (*nat.Policy, nat.Config) {
 		}
 		p.Forwards = append(p.Forwards, nat.Forward{Protocol: proto, Outside: w.Outside, Inside: w.Inside})
 	}
-	return p, nat.Config{Sessions: c.Limits.Sessions, FragmentTimeout: time.Duration(c.Timeouts.Fragment)}
+	return p, nat.Config{Sessions: c.Limits.Sessions, FragmentTimeout: time.Duration(c.Timeouts.Fragment), FlowCounters: c.FlowCounters}
 }
 
 func (c *Config) natProfile() nat.Profile {
@@ -68,10 +69,9 @@ func (c *Config) natProfile() nat.Profile {
 	return p
 }
 
-// PoolAddresses are the addresses that inside hosts share.
-func (c *Config) PoolAddresses() []netip.Addr {
+func addresses(rs []Range) []netip.Addr {
 	var all []netip.Addr
-	for _, r := range c.Outside.Addresses {
+	for _, r := range rs {
 		all = append(all, r.All()...)
 	}
 	return all
@@ -79,7 +79,7 @@ func (c *Config) PoolAddresses() []netip.Addr {
 
 // External are all external addresses: no packet may leave on the outside with another source.
 func (c *Config) External() []netip.Addr {
-	all := c.PoolAddresses()
+	all := append(addresses(c.Outside.Addresses), addresses(c.Outside.Draining)...)
 	for _, s := range c.Static {
 		all = append(all, s.Outside)
 	}
@@ -89,8 +89,10 @@ func (c *Config) External() []netip.Addr {
 // ExternalPrefixes are the addresses of External, as few prefixes as they make.
 func (c *Config) ExternalPrefixes() []netip.Prefix {
 	var all []netip.Prefix
-	for _, r := range c.Outside.Addresses {
-		all = append(all, r.Prefixes()...)
+	for _, rs := range [][]Range{c.Outside.Addresses, c.Outside.Draining} {
+		for _, r := range rs {
+			all = append(all, r.Prefixes()...)
+		}
 	}
 	for _, s := range c.Static {
 		all = append(all, netip.PrefixFrom(s.Outside, 32))

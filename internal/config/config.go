@@ -26,7 +26,10 @@ type Config struct {
 	MSSClamp int      `yaml:"mss_clamp"`
 	Timeouts Timeouts `yaml:"timeouts"`
 	Limits   Limits   `yaml:"limits"`
-	Devices  Devices  `yaml:"devices"`
+	// FlowCounters keeps packets and bytes for each session.
+	FlowCounters bool    `yaml:"flow_counters"`
+	Devices      Devices `yaml:"devices"`
+	Control      Control `yaml:"control"`
 }
 
 // Inside is the private side.
@@ -39,8 +42,10 @@ type Inside struct {
 type Outside struct {
 	// Addresses are the pool that inside hosts share.
 	Addresses []Range `yaml:"addresses,flow"`
-	Ports     Ports   `yaml:"ports,flow"`
-	Pooling   Pooling `yaml:"pooling"`
+	// Draining are addresses that were part of the pool: their sessions go on, new ones are not made.
+	Draining []Range `yaml:"draining,flow"`
+	Ports    Ports   `yaml:"ports,flow"`
+	Pooling  Pooling `yaml:"pooling"`
 	// PortBlock is how many ports an inside host has, and no others; 0 is off.
 	PortBlock int `yaml:"port_block"`
 }
@@ -106,6 +111,31 @@ type Devices struct {
 	Outside string `yaml:"outside"`
 	// MTU is in bytes; 0 is the largest of the machine's other interfaces.
 	MTU int `yaml:"mtu"`
+}
+
+// Control is how the gateway is looked at and changed while it runs; replay has none.
+type Control struct {
+	// Socket is the path of the unix socket, "" for the default of SocketPath, or NoSocket.
+	Socket string `yaml:"socket"`
+}
+
+// NoSocket is for a gateway that nobody looks at.
+const NoSocket = "none"
+
+// SocketDir is where control sockets are by default.
+const SocketDir = "/run/tidegate"
+
+// SocketPath is the path of the control socket, or "" for none. By default its name is that of the inside device, which
+// no two gateways of a network namespace can share.
+func (c *Config) SocketPath() string {
+	switch s := c.Control.Socket; s {
+	case "":
+		return SocketDir + "/" + c.Devices.Inside + ".sock"
+	case NoSocket:
+		return ""
+	default:
+		return s
+	}
 }
 
 // The words of the file.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -23,8 +24,9 @@ const (
 	schemaFile  = "../../examples/gateway/gateway.schema.json"
 )
 
-// compare looks at netip values by what they mean.
+// compare looks at netip values by what they mean; a list with nothing in it is none.
 var compare = cmp.Options{
+	cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
@@ -107,7 +109,7 @@ func TestPrint(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, b)
 			}
-			if d := cmp.Diff(want, got, compare, cmpopts.EquateEmpty()); d != "" {
+			if d := cmp.Diff(want, got, compare); d != "" {
 				t.Errorf("%s\n%s", d, b)
 			}
 		})
@@ -229,5 +231,64 @@ func TestRangePrefixes(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", in, got, want)
 		}
+	}
+}
+
+func TestSocketPath(t *testing.T) {
+	for socket, want := range map[string]string{"": "/run/tidegate/lan.sock", NoSocket: "", "/run/x.sock": "/run/x.sock"} {
+		c := Default("gateway")
+		c.Devices.Inside, c.Control.Socket = "lan", socket
+		if got := c.SocketPath(); got != want {
+			t.Errorf("%q: %q, want %q", socket, got, want)
+		}
+	}
+}
+
+// TestDraining: the addresses stay external, and ours to route, and nothing new gets one.
+func TestDraining(t *testing.T) {
+	c, err := Parse("f.yaml", []byte("inside: {prefixes: [10.0.0.0/16]}\noutside: {addresses: [203.0.113.1], draining: [203.0.113.2/31]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := c.Compile()
+	drained := []netip.Addr{netip.MustParseAddr("203.0.113.2"), netip.MustParseAddr("203.0.113.3")}
+	if d := cmp.Diff(drained, p.Pools[0].Draining, compare); d != "" {
+		t.Error(d)
+	}
+	if got := c.External(); len(got) != 3 || len(c.ExternalPrefixes()) != 2 {
+		t.Errorf("external: %v, %v", got, c.ExternalPrefixes())
+	}
+}
+
+// TestChanges: what differs is named, and what needs a restart is a fault of the new file, with its line.
+func TestChanges(t *testing.T) {
+	from, err := Parse("f.yaml", []byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) string {
+		name := filepath.Join(t.TempDir(), "next.yaml")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	next, err := LoadNext(write(minimal+"static: []\nforwards: [{proto: udp, outside: \"203.0.113.1:1\", inside: \"10.0.0.1:1\"}]\n"+
+		"timeouts: {udp: 200s}\nlimits: {sessions_per_host: 5}\n"), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"forwards", "timeouts.udp", "limits.sessions_per_host"}, Changes(from, next)); d != "" {
+		t.Error(d)
+	}
+	name := write(minimal + "timeouts: {fragment: 5s}\nlimits:\n  sessions: 2048\nflow_counters: true\ndevices: {mtu: 1400}\n" +
+		"control: {socket: none}\nhairpin: 1\n")
+	_, err = LoadNext(name, from)
+	wantFaults(t, err,
+		name+":3: timeouts.fragment: cannot change while the gateway runs, since ",
+		name+":5: limits.sessions: cannot change while the gateway runs, since the tables have their size from the start: restart it, or",
+		name+":6: flow_counters: cannot", name+":7: devices.mtu: cannot", name+":8: control.socket: cannot", name+":9: hairpin: ")
+	if n := len(faultsOf(t, err)); n != 6 {
+		t.Errorf("%d faults, want 6:\n%v", n, err)
 	}
 }

@@ -20,16 +20,22 @@ import (
 )
 
 // Load reads a file. The error is Faults if the file could be read.
-func Load(name string) (*Config, error) {
+func Load(name string) (*Config, error) { return LoadNext(name, nil) }
+
+// LoadNext reads a file that a gateway is to go on with: what it cannot change while it runs is a fault, too. Without
+// a running configuration it is Load.
+func LoadNext(name string, running *Config) (*Config, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return Parse(name, b)
+	return parse(name, b, running)
 }
 
 // Parse reads the content of a file; name is for messages. The error is Faults.
-func Parse(name string, b []byte) (*Config, error) {
+func Parse(name string, b []byte) (*Config, error) { return parse(name, b, nil) }
+
+func parse(name string, b []byte, running *Config) (*Config, error) {
 	d := decoder{faults{source: name, places: map[string]place{}}}
 	root := d.document(b)
 	if root == nil {
@@ -43,6 +49,9 @@ func Parse(name string, b []byte) (*Config, error) {
 	c := Default(profile)
 	d.value(root, reflect.ValueOf(c).Elem(), "")
 	c.check(&d.faults)
+	if running != nil {
+		c.checkFixed(&d.faults, running)
+	}
 	if err := d.err(); err != nil {
 		return nil, err
 	}
