@@ -81,8 +81,10 @@ type Stats struct {
 	MemoryBytes int
 }
 
-// Impact says what a change of policy does to live sessions.
+// Impact says what a change of policy does to live sessions. Those that a shorter time-out ends are in none of its numbers.
 type Impact struct {
 	// Kept go on, Cut end with their next packet.
 	Kept, Cut int
+	// Draining is how many of Kept have an external address that nothing new gets (Pool.Draining).
+	Draining int
 }

@@ -28,6 +28,7 @@ type policy struct {
 	forwards   map[endpoint][]endpoint
 	services   map[endpoint]bool
 	bypass     bool // some route has Bypass
+	draining   bool // some pool has Draining
 
 	hairpinOff, strictQuotes, dropBadResets bool
 	mssClamp                                uint16
@@ -183,6 +184,7 @@ func (c *policy) compilePool(q Pool, n int) {
 		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n)})
 	}
 	for _, a := range q.Draining {
+		c.draining = true
 		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n), draining: true})
 	}
 }

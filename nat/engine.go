@@ -134,7 +134,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 			binary.LittleEndian.PutUint64(s[8*j:], root.Uint64())
 		}
 		sh.rng = rand.NewChaCha8(s)
-		t.Agrees = e.agrees
+		t.Agrees = func(r *conntrack.Record) bool { return e.pol.agrees(r) }
 		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
 	}
 	e.install(p)
@@ -166,7 +166,7 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 	}
 	e.mu.Unlock()
 	ms := e.latest(now)
-	// What follows changes nothing for packets: they ask agrees themselves. It counts, and frees records early.
+	// What follows changes nothing for packets: they ask policy.agrees themselves. It counts, and frees records early.
 	var impact Impact
 	for i := range e.shards {
 		sh := &e.shards[i]
@@ -177,9 +177,11 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 			if before < 0 {
 				before = int(sh.t.Stats().Cut)
 			}
+			first := next
 			var kept int
-			kept, next = sh.t.Reconsider(next, reconsiderAtOnce, sh.latest(ms))
+			kept, next = sh.t.Reconsider(first, reconsiderAtOnce, sh.latest(ms))
 			impact.Kept += kept
+			impact.Draining += sh.draining(e.pol, first, next)
 			if next == conntrack.None {
 				impact.Cut += int(sh.t.Stats().Cut) - before
 			}
@@ -199,22 +201,10 @@ func (e *Engine) install(p *Policy) {
 	if e.pol != nil {
 		epoch = e.pol.epoch + 1
 	}
-	e.renumber(p)
-	c := p.compile(func(name string) int { return e.numbers[name] }, e.key[0])
+	e.numbers = e.renumber(p)
+	c := e.compile(p, e.numbers)
 	c.epoch = epoch
-	timeouts := make([]uint32, max(len(c.pools), len(e.numbers))*int(conntrack.NumStates))
-	if e.pol != nil {
-		// Sessions of pools that are gone are looked at once more, with the time-outs they had.
-		old := e.shards[0].t.Timeouts
-		timeouts = append(timeouts, make([]uint32, max(0, len(old)-len(timeouts)))...)
-		copy(timeouts, old)
-	}
-	for i := range c.pools {
-		if d := &c.pools[i]; d.name != "" {
-			t := d.timeouts()
-			copy(timeouts[i*int(conntrack.NumStates):], t[:])
-		}
-	}
+	timeouts := e.timeouts(c)
 	e.pol = c
 	e.limit.setRate(c.icmpRate)
 	for i := range e.shards {
@@ -223,8 +213,27 @@ func (e *Engine) install(p *Policy) {
 	}
 }
 
+func (e *Engine) compile(p *Policy, numbers map[string]int) *policy {
+	return p.compile(func(name string) int { return numbers[name] }, e.key[0])
+}
+
+// timeouts are those of the pools of c, by number and state.
+func (e *Engine) timeouts(c *policy) []uint32 {
+	// Sessions of pools that are gone are looked at once more, with the time-outs they had.
+	old := e.shards[0].t.Timeouts
+	timeouts := make([]uint32, max(len(old), len(c.pools)*int(conntrack.NumStates)))
+	copy(timeouts, old)
+	for i := range c.pools {
+		if d := &c.pools[i]; d.name != "" {
+			t := d.timeouts()
+			copy(timeouts[i*int(conntrack.NumStates):], t[:])
+		}
+	}
+	return timeouts
+}
+
 // renumber gives each pool of p a number, the one it had if it was there before.
-func (e *Engine) renumber(p *Policy) {
+func (e *Engine) renumber(p *Policy) map[string]int {
 	numbers, taken := map[string]int{}, map[int]bool{}
 	for _, q := range p.Pools {
 		if n, ok := e.numbers[q.Name]; ok {
@@ -241,12 +250,11 @@ func (e *Engine) renumber(p *Policy) {
 		}
 		numbers[q.Name], taken[next] = next, true
 	}
-	e.numbers = numbers
+	return numbers
 }
 
-// agrees says whether the current policy would make the session as it is.
-func (e *Engine) agrees(r *conntrack.Record) bool {
-	p := e.pol
+// agrees says whether the policy would make the session as it is.
+func (p *policy) agrees(r *conntrack.Record) bool {
 	// All sessions of a mapping must say the same of its quarantine, whichever is the last: what the policy says now.
 	r.Bits |= conntrack.Reusable
 	if k, _ := class(r.Proto); int(r.Pool) < len(p.pools) && p.pools[r.Pool].quarantined(k) {

@@ -277,7 +277,9 @@ func TestB40_AddressesMove(t *testing.T) {
 			}
 		}
 		drain := func(p *nat.Policy) { p.Pools[0].Draining = []netip.Addr{PB} }
-		g.apply(policy(nat.AWSProfile(), drain))
+		if i := g.apply(policy(nat.AWSProfile(), drain)); i != (nat.Impact{Kept: 40, Draining: len(onPB)}) {
+			g.Errorf("%+v, with %d on the draining address", i, len(onPB))
+		}
 		for i := range 40 {
 			if ext := g.opens(packet.TCP, at(B, uint16(5000+i)), at(R1, 80)); ext.Addr() == PB {
 				g.Fatal("a new flow on a draining address")

@@ -135,12 +135,20 @@ func (g *gate) setPolicy(p nat.Policy) {
 	}
 }
 
-// apply puts another policy in place.
+// apply puts another policy in place, which does what Preview said.
 func (g *gate) apply(p nat.Policy) nat.Impact {
 	g.Helper()
+	said, err := g.e.Preview(&p, g.now)
+	if err != nil {
+		g.Fatal(err)
+	}
+	g.check() // and it changed nothing
 	i, err := g.e.Apply(&p, g.now)
 	if err != nil {
 		g.Fatal(err)
+	}
+	if said != i {
+		g.Errorf("Preview said %+v, Apply did %+v", said, i)
 	}
 	g.setPolicy(p)
 	return i

@@ -206,7 +206,7 @@ func TestApply(t *testing.T) {
 		want     nat.Impact
 		v        nat.Verdict
 	}{
-		{[]netip.Addr{pa}, nat.Impact{Kept: 1}, nat.Inbound},
+		{[]netip.Addr{pa}, nat.Impact{Kept: 1, Draining: 1}, nat.Inbound},
 		{nil, nat.Impact{Cut: 1}, nat.DropUnassigned},
 	} {
 		r := newRig(t, policyOf(nat.RFCProfile(), pa))

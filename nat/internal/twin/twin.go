@@ -220,6 +220,11 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 	t.drop(cut, func(*session) int64 { return t.now })
 	t.expire()
 	want.Kept = len(t.sessions)
+	for _, s := range t.sessions {
+		if _, draining := t.policy.poolOf(s.ext.Addr()); draining {
+			want.Draining++
+		}
+	}
 	if got != want {
 		return fmt.Errorf("impact %+v, want %+v", got, want)
 	}
