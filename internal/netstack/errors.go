@@ -55,7 +55,11 @@ func opError(op, network string, source, addr net.Addr, err error) error {
 		return err
 	}
 	if n, ok := errors.AsType[syscall.Errno](err); ok {
-		err = os.NewSyscallError(op, n)
+		call := op
+		if op == "dial" {
+			call = "connect"
+		}
+		err = os.NewSyscallError(call, n)
 	}
 	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
 }

@@ -5,14 +5,10 @@ package nattest
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
 )
-
-// heldSYN is a little more than the time for which an engine keeps an inbound SYN (RFC 5382 REQ-4).
-const heldSYN = 6*time.Second + time.Millisecond
 
 // Reboot loses every mapping and session, at once. Addresses and rules stay.
 func (x *NAT) Reboot() {

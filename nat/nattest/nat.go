@@ -135,9 +135,7 @@ func (x *NAT) translate(b []byte, from nat.AttachmentID) {
 		x.deliver(r.Verdict.Side(), p.Bytes())
 	}
 	x.emitted()
-	if r.Verdict == nat.HeldSYN {
-		x.tick()
-	}
+	x.tick()
 }
 
 // fault is what stands in a packet's way before the engine, or "".
@@ -174,21 +172,20 @@ func (x *NAT) deliver(side nat.Side, b []byte) {
 	}
 }
 
-// tick calls the engine when a SYN that it holds is due, and sends what comes of that. An engine without one is left
-// alone: a network in which nothing happens has no timers.
+// tick has the engine called when a timer of its own is due that emits something. Without one it is left alone: a network
+// in which nothing happens has no timers.
 func (x *NAT) tick() {
-	if x.timer != nil {
+	due, ok := x.engine.NextTimer()
+	if !ok || x.timer != nil {
 		return
 	}
-	x.timer = x.net.clock.after(&x.port.owner, heldSYN, func() bool {
+	x.timer = x.net.clock.after(&x.port.owner, due-x.net.Elapsed(), func() bool {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.timer = nil
 		x.worker.Tick(x.net.Elapsed())
 		x.emitted()
-		if x.engine.Stats(x.net.Elapsed()).HeldSYNs > 0 {
-			x.tick()
-		}
+		x.tick()
 		return false
 	})
 }

@@ -82,3 +82,34 @@ func TestThreeLines(t *testing.T) {
 		}
 	})
 }
+
+func TestPresetsWork(t *testing.T) {
+	for _, b := range Presets() {
+		t.Run(b.Name, func(t *testing.T) {
+			Run(t, Config{Seed: 7}, func(t *testing.T, n *Network) {
+				server := n.Host("server")
+				x := n.NAT(b)
+				laptop := x.Host("laptop")
+				echo(t, server, ":7")
+				c, err := laptop.Dial("tcp", "server:7")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+				var inside nat.Session
+				for s := range x.Sessions() {
+					inside = s
+				}
+				if len(x.Mapped("tcp", inside.Inside)) != 1 {
+					t.Errorf("mapped: %+v", inside)
+				}
+				// A held SYN is answered after six seconds where the profile holds them.
+				start := time.Now()
+				_, err = server.Dial("tcp", net.JoinHostPort(x.Public().String(), "80"))
+				t.Log(time.Since(start), err)
+			})
+		})
+	}
+}

@@ -73,7 +73,7 @@ func LinuxMasquerade() Behaviour {
 	b.Profile.InboundRefresh = true
 	b.Profile.Stray = nat.StrayPickup // nf_conntrack_tcp_loose
 	b.Profile.Timeouts = nat.Timeouts{
-		UDP: 120 * time.Second, DNS: 120 * time.Second, ICMP: 30 * time.Second,
+		UDP: 120 * time.Second, UDPOpening: 30 * time.Second, DNS: 30 * time.Second, ICMP: 30 * time.Second,
 		TCPEstablished: 5 * 24 * time.Hour, TCPOpening: 120 * time.Second, TCPClosing: 120 * time.Second,
 	}
 	return b
@@ -84,7 +84,7 @@ func LinuxMasquerade() Behaviour {
 func CarrierGrade() Behaviour {
 	b := FullCone()
 	b.Name, b.Profile.Name = "carrier-grade", "carrier-grade"
-	b.Profile.Pooling = nat.Paired
+	b.Profile.PortBlock = 504 // of 64,512 ports on each of two addresses: enough for 256 hosts
 	b.Profile.NoPort = nat.RefuseHostUnreachable
 	b.Addresses, b.HostSessions = 2, 2000
 	return b
