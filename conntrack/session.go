@@ -95,11 +95,9 @@ func (t *Table) head(d *Record) Handle {
 func (t *Table) End(h Handle, now uint32) {
 	r := &t.recs[h]
 	if t.expired(r, now) {
-		t.stats.Expired++
-		t.remove(h, r.LastSeen+t.Timeout(r))
+		t.remove(h, TimedOut, r.LastSeen+t.Timeout(r))
 	} else {
-		t.stats.Cut++
-		t.remove(h, now)
+		t.remove(h, Disagreed, now)
 	}
 }
 
@@ -112,8 +110,7 @@ func (t *Table) Recycle(now uint32) bool {
 	if h == None {
 		return false
 	}
-	t.stats.Recycled++
-	t.remove(h, now)
+	t.remove(h, GaveWay, now)
 	if t.recs[h].State == Quarantined { // a record is what was wanted
 		t.bury(h)
 	}
@@ -145,9 +142,20 @@ func (t *Table) Buried(yield func(h Handle, r *Record) bool) {
 // Bury ends the quarantine of h.
 func (t *Table) Bury(h Handle) { t.bury(h) }
 
-// remove takes h out of all books; its mapping, if it was the last session, is said to have ended at the tick at.
-func (t *Table) remove(h Handle, at uint32) {
+// remove takes h, which died at the tick at, out of all books.
+func (t *Table) remove(h Handle, why Reason, at uint32) {
 	r := &t.recs[h]
+	switch why {
+	case TimedOut:
+		t.stats.Expired++
+	case GaveWay:
+		t.stats.Recycled++
+	case Disagreed:
+		t.stats.Cut++
+	}
+	if t.Ended != nil {
+		t.Ended(h, r, why, at)
+	}
 	t.out.remove(t.outTag(r), h)
 	if r.Bits&Replied == 0 {
 		t.unlist(&t.unanswered, h)
@@ -316,8 +324,7 @@ func (t *Table) Advance(now uint32, budget int) bool {
 			case r.State == Quarantined:
 				t.bury(h)
 			default:
-				t.stats.Expired++
-				t.remove(h, deadline)
+				t.remove(h, TimedOut, deadline)
 			}
 		}
 	}

@@ -54,12 +54,27 @@ type Table struct {
 	// Released, if set, is told of each session that ends, before its record is gone; with last, its external endpoint
 	// is free again (a mapping that is put into quarantine says so when that is over, as a record in that State).
 	Released func(r *Record, last bool)
+	// Ended, if set, is told of each session that ends, before Released and with its record and Count still whole: why, and
+	// at which tick it died, which may be long before anybody noticed.
+	Ended func(h Handle, r *Record, why Reason, at uint32)
 
 	stats Stats
 }
 
 // Stats counts what happened to sessions.
 type Stats struct{ Created, Expired, Recycled, Cut uint64 }
+
+// Reason is why a session ended.
+type Reason uint8
+
+const (
+	// TimedOut: nothing refreshed it in time.
+	TimedOut Reason = iota + 1
+	// GaveWay: its record was wanted, and it had never seen an answer.
+	GaveWay
+	// Disagreed: the policy would not make it any more.
+	Disagreed
+)
 
 // list is a queue of records through their unused tracking words, oldest first.
 type list struct {
