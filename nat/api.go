@@ -27,6 +27,9 @@ type Config struct {
 	HeldSYNs int
 	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session.
 	FlowCounters bool
+	// Events is how many events wait for Engine.Events, up to 16,777,216, at 64 bytes each; 0 means that none are kept. Each
+	// shard has an equal part, rounded up to a power of two of at least 2.
+	Events int
 }
 
 // DefaultFragmentTimeout is within what RFC 791, section 3.2, has receivers wait.
@@ -70,6 +73,8 @@ type Stats struct {
 	Mappings, Quarantined int
 	// Emitted counts packets that the engine made; ICMPSuppressed those that the rate limit kept back.
 	Emitted, ICMPSuppressed uint64
+	// EventsLost counts events that found the ring full.
+	EventsLost uint64
 	// QuoteChecksums counts ICMP errors passed though they quote a header with a wrong checksum.
 	QuoteChecksums uint64
 	// Unburied counts ports that were given out before their quarantine was over, since no other was left; ParityLost

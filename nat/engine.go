@@ -41,6 +41,8 @@ type Engine struct {
 	clock        atomic.Uint64          // the latest time seen, in milliseconds
 	ids          [1 << 12]atomic.Uint32 // IP identifications, by a hash of addresses and protocol
 
+	eventsMu sync.Mutex // held by the reader of events; taken with no other lock held
+
 	unburied, parityLost, quoteChecksums atomic.Uint64
 
 	workersMu sync.Mutex
@@ -55,6 +57,7 @@ type shard struct {
 	number int
 	rng    *rand.ChaCha8
 	crowds crowds
+	events ring
 	_      [64]byte // no two shards' locks in one cache line
 }
 
@@ -97,6 +100,9 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	if cfg.FragmentTimeout < time.Millisecond || cfg.FragmentTimeout > time.Hour {
 		f.add("nat: fragments that wait for %v: want 1ms to 1h", cfg.FragmentTimeout)
 	}
+	if cfg.Events < 0 || cfg.Events > maxEvents {
+		f.add("nat: %d events: want 0, for none, to %d", cfg.Events, maxEvents)
+	}
 	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 {
 		f.add("nat: a negative bound")
 	}
@@ -136,6 +142,10 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 		sh.rng = rand.NewChaCha8(s)
 		t.Agrees = func(r *conntrack.Record) bool { return e.pol.agrees(r) }
 		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
+		if cfg.Events > 0 {
+			sh.events.slots = make([]event, ringSize(cfg.Events, cfg.Shards))
+			t.Ended = sh.noteEnd
+		}
 	}
 	e.install(p)
 	return e, nil
@@ -340,6 +350,8 @@ func (e *Engine) Stats(now time.Duration) Stats {
 		s.Quarantined += sh.t.Quarantined()
 		s.MemoryBytes += conntrack.Size(conntrack.Config{Sessions: sh.t.Cap(), Counts: e.cfg.FlowCounters})
 		sh.mu.Unlock()
+		s.EventsLost += sh.events.lost.Load()
+		s.MemoryBytes += eventBytes * len(sh.events.slots)
 	}
 	e.frags.mu.Lock()
 	e.frags.store.Advance(uint32(ms))

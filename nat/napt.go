@@ -61,13 +61,17 @@ func (w *Worker) naptOut(f *flow, number int, dst owner) Verdict {
 func (w *Worker) track(f *flow, sh *shard, h conntrack.Handle, d conntrack.Dir) bool {
 	r := sh.t.Rec(h)
 	if f.v.Proto == packet.TCP {
-		s := segment(w.first(f).Bytes(), &f.v, f.length)
+		s, was := segment(w.first(f).Bytes(), &f.v, f.length), r.State
 		if !sh.t.TrackTCP(h, d, &s, w.tick) && w.pol.dropBadResets {
 			return false
+		}
+		if was == conntrack.Opening && r.State == conntrack.Established {
+			sh.noteNow(SessionEstablished, r)
 		}
 	} else {
 		if answer := (d == conntrack.In) != r.Has(conntrack.Inbound); answer && !r.Has(conntrack.Replied) {
 			sh.t.Answered(h)
+			sh.noteNow(SessionEstablished, r)
 		}
 		if d == conntrack.Out || w.pol.pools[r.Pool].InboundRefresh { // RFC 4787 REQ-6
 			r.LastSeen = w.tick
@@ -117,23 +121,21 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		return conntrack.None, bad
 	}
 	tallied, bad := w.tally(v.Src, w.pol.hostRate)
-	if bad != Unset {
-		w.refuse(f, d)
-		return conntrack.None, bad
-	}
-	if !w.haveRecord(sh, d) {
-		w.untally(v.Src, tallied, w.pol.hostRate)
-		w.refuse(f, d)
-		return conntrack.None, DropTableFull
-	}
 	r := conntrack.Record{
 		In: v.Src, InPort: v.SrcPort, Rem: v.Dst, RemPort: remPort, Proto: v.Proto, Pool: uint16(number),
 		Attachment: uint16(f.from), Bits: tallied,
 	}
-	if !w.assign(sh, d, k, &r) {
+	switch {
+	case bad != Unset:
+	case !w.haveRecord(sh, d):
+		bad = DropTableFull
+	case !w.assign(sh, d, k, &r):
+		bad = DropNoPort
+	}
+	if bad != Unset {
 		w.untally(v.Src, tallied, w.pol.hostRate)
 		w.refuse(f, d)
-		return conntrack.None, DropNoPort
+		return conntrack.None, sh.noteRefused(bad, r)
 	}
 	if to == Inside {
 		r.Bits |= conntrack.Looped
@@ -248,7 +250,9 @@ func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
 	if r.Proto == packet.TCP {
 		w.e.held.discard(heldKey{r.Ext, r.Rem, r.ExtPort, r.RemPort}) // T-4
 	}
-	return sh.t.Add(r)
+	h := sh.t.Add(r)
+	sh.noteNow(SessionCreated, r)
+	return h
 }
 
 // naptIn is the inbound pass to an address of a pool.
@@ -351,22 +355,23 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	if bad := w.fit(f, Inside); bad != Unset {
 		return bad
 	}
+	r := conntrack.Record{
+		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
+		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, State: conntrack.UDPOpening, Attachment: anyAttachment,
+	}
 	ports := uint32(to.port)<<16 | uint32(v.SrcPort)
 	if sh.t.Live(sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto), w.tick) != conntrack.None {
-		return DropNoPort // the same two ends already talk through another external endpoint
+		return sh.noteRefused(DropNoPort, r) // the same two ends already talk through another external endpoint
 	}
 	tallied, bad := w.tally(to.addr, 0) // nobody outside uses up the rate of a host
 	if bad != Unset {
-		return bad
+		return sh.noteRefused(bad, r)
 	}
 	if !w.haveRecord(sh, &w.pol.pools[dst.pool]) {
 		w.untally(to.addr, tallied, 0)
-		return DropTableFull
+		return sh.noteRefused(DropTableFull, r)
 	}
-	r := conntrack.Record{
-		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
-		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how | tallied, State: conntrack.UDPOpening, Attachment: anyAttachment,
-	}
+	r.Bits |= tallied
 	if f.looped {
 		r.Bits |= conntrack.Looped
 	}

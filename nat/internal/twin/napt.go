@@ -53,12 +53,15 @@ func (s *step) naptOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 
 // track takes note of a packet of a session. It is false for a RST that the policy wants dropped.
 func (s *step) track(se *session, d int) bool {
-	if starter := out; se.tcp.inbound == (d == starter) {
+	answer := se.tcp.inbound == (d == out) && !se.replied
+	if answer {
 		se.replied = true
 	}
 	switch {
 	case se.proto == packet.TCP:
+		was := se.tcp.state
 		e := se.tcp.step(d, readSegment(s.b[s.h.hlen:]))
+		answer = was == opening && se.tcp.state == established
 		if e.stray && s.t.policy.DropBadResets {
 			return false
 		}
@@ -68,6 +71,9 @@ func (s *step) track(se *session, d int) bool {
 	// RFC 4787 REQ-6: the inside keeps a session; that the outside does is an option (U-2, U-3).
 	case d == out || s.t.policy.pool(se.pool).Profile.InboundRefresh:
 		se.lastSeen = s.t.now
+	}
+	if answer {
+		s.t.event(s.t.now, nat.SessionEstablished, se)
 	}
 	se.packets[d]++
 	se.bytes[d] += uint64(len(s.b))
@@ -104,16 +110,16 @@ func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*sessi
 		return nil, v
 	}
 	host := s.h.src.Addr()
+	se := &session{proto: s.h.proto, in: s.h.src, rem: rem, pool: pool.Name}
 	if s.full(host) {
-		return nil, s.refuse(pool, nat.DropHostLimit)
+		return nil, s.refuse(pool, se, nat.DropHostLimit)
 	}
 	if limit := s.t.policy.HostRate; limit > 0 && s.madeNow(host) >= limit {
-		return nil, s.refuse(pool, nat.DropHostRate)
+		return nil, s.refuse(pool, se, nat.DropHostRate)
 	}
 	if !s.haveRecord(pool) {
-		return nil, s.refuse(pool, nat.DropTableFull)
+		return nil, s.refuse(pool, se, nat.DropTableFull)
 	}
-	se := &session{proto: s.h.proto, in: s.h.src, rem: rem, pool: pool.Name}
 	if ext, ok := s.t.policy.forwardOut(pool, se.proto, se.in); ok {
 		se.ext, se.forwarded = ext, true
 	} else {
@@ -121,7 +127,7 @@ func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*sessi
 		if m := s.t.mappingOf(pool, se.proto, se.in); se.independent && m != nil { // M-1
 			se.ext = m.ext
 		} else if !s.choose(pool, se) {
-			return nil, s.refuse(pool, nat.DropNoPort)
+			return nil, s.refuse(pool, se, nat.DropNoPort)
 		}
 	}
 	if se.proto == packet.TCP {
@@ -132,14 +138,14 @@ func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*sessi
 }
 
 // refuse tells the sender, if the profile says so (I-12).
-func (s *step) refuse(pool *nat.Pool, v nat.Verdict) nat.Verdict {
+func (s *step) refuse(pool *nat.Pool, se *session, v nat.Verdict) nat.Verdict {
 	switch pool.Profile.NoPort {
 	case nat.RefuseProhibited: // RFC 5508 REQ-8
 		s.answer(packet.Unreachable, 13, 0)
 	case nat.RefuseHostUnreachable: // RFC 6888 REQ-11
 		s.answer(packet.Unreachable, 1, 0)
 	}
-	return v
+	return s.t.refused(v, se)
 }
 
 // full: the host has as many sessions as it may have (RFC 6888 REQ-4).
@@ -188,12 +194,13 @@ func (s *step) add(se *session) {
 	}
 	t.unbury(port{se.proto, se.ext})
 	t.sessions = append(t.sessions, se)
+	t.event(t.now, nat.SessionCreated, se)
 	if waiting := len(t.buried) - t.loose; len(t.sessions)+waiting > t.cfg.Sessions {
 		if waiting > 0 {
 			t.giveWay()
 		} else {
 			oldest := t.find(func(se *session) bool { return !se.replied })
-			t.drop(func(se *session) bool { return se == oldest }, func(*session) int64 { return t.now })
+			t.drop(func(se *session) bool { return se == oldest }, func(*session) int64 { return t.now }, nat.EndRecycled)
 			t.unbury(port{oldest.proto, oldest.ext}) // a record is what was wanted
 		}
 	}
@@ -289,16 +296,16 @@ func (s *step) accept(pool *nat.Pool, to, rem netip.AddrPort, forwarded bool) na
 	if v := s.fitsIn(); v != nat.Unset {
 		return v
 	}
-	switch {
-	case s.t.outbound(s.h.proto, to, rem) != nil:
-		return nat.DropNoPort // these two already talk through another external endpoint
-	case s.full(to.Addr()):
-		return nat.DropHostLimit
-	case !s.haveRecord(pool):
-		return nat.DropTableFull
-	}
 	se := &session{proto: s.h.proto, in: to, ext: s.h.dst, rem: rem, pool: pool.Name, forwarded: forwarded, independent: !forwarded}
 	se.tcp.inbound = true
+	switch {
+	case s.t.outbound(s.h.proto, to, rem) != nil:
+		return s.t.refused(nat.DropNoPort, se) // these two already talk through another external endpoint
+	case s.full(to.Addr()):
+		return s.t.refused(nat.DropHostLimit, se)
+	case !s.haveRecord(pool):
+		return s.t.refused(nat.DropTableFull, se)
+	}
 	if se.proto == packet.TCP {
 		se.tcp.start(in, readSegment(s.b[s.h.hlen:]), true)
 	}

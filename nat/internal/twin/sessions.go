@@ -18,8 +18,7 @@ func (t *Twin) advance(now time.Duration) {
 
 // expire ends what has timed out.
 func (t *Twin) expire() {
-	end := func(s *session) int64 { return s.lastSeen + t.policy.timeout(s) }
-	t.drop(func(s *session) bool { return end(s) <= t.now }, end)
+	t.drop(func(s *session) bool { return t.end(s) <= t.now }, t.end, nat.EndExpired)
 	t.buried = slices.DeleteFunc(t.buried, func(b tombstone) bool {
 		pool := t.policy.pool(b.pool)
 		return pool == nil || b.ended+pool.Profile.Quarantine.Milliseconds() <= t.now
@@ -30,9 +29,12 @@ func (t *Twin) expire() {
 	t.sets = slices.DeleteFunc(t.sets, func(f *fragmentSet) bool { return f.born+t.cfg.FragmentTimeout.Milliseconds() <= t.now })
 }
 
+// end is when a session times out.
+func (t *Twin) end(s *session) int64 { return s.lastSeen + t.policy.timeout(s) }
+
 // drop ends the sessions that gone picks. The port of an endpoint-independent mapping is put into quarantine when the
 // last of its sessions has ended, if anybody outside could send to it (RFC 6888 REQ-8, C-5).
-func (t *Twin) drop(gone func(*session) bool, ended func(*session) int64) {
+func (t *Twin) drop(gone func(*session) bool, ended func(*session) int64, why nat.EndReason) {
 	var dead []*session
 	t.sessions = slices.DeleteFunc(t.sessions, func(s *session) bool {
 		if gone(s) {
@@ -43,6 +45,7 @@ func (t *Twin) drop(gone func(*session) bool, ended func(*session) int64) {
 	})
 	slices.SortStableFunc(dead, func(a, b *session) int { return int(ended(a) - ended(b)) })
 	for _, s := range dead {
+		t.ended(ended(s), why, s)
 		if host := s.in.Addr(); t.find(func(o *session) bool { return o.counted && o.in.Addr() == host }) == nil {
 			delete(t.made, host) // nothing is kept about hosts without sessions
 		}

@@ -105,6 +105,7 @@ type Twin struct {
 	generation int                       // of the policy, from 1 on
 	made       map[netip.Addr]burst      // new sessions of a host
 	ids        map[idKey]map[uint16]bool // IP identifications given out
+	events     []nat.Event               // all that happened
 }
 
 type burst struct {
@@ -209,7 +210,7 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 	// Time-outs may be others now: what has timed out by the new ones is not cut.
 	cut := func(s *session) bool { return !t.policy.agrees(s) }
 	dead := func(s *session) bool {
-		return t.policy.pool(s.pool) != nil && s.lastSeen+t.policy.timeout(s) <= t.now
+		return t.policy.pool(s.pool) != nil && t.end(s) <= t.now
 	}
 	var want nat.Impact
 	for _, s := range t.sessions {
@@ -217,7 +218,8 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 			want.Cut++
 		}
 	}
-	t.drop(cut, func(*session) int64 { return t.now })
+	t.drop(func(s *session) bool { return cut(s) && dead(s) }, t.end, nat.EndExpired)
+	t.drop(cut, func(*session) int64 { return t.now }, nat.EndCut)
 	t.expire()
 	want.Kept = len(t.sessions)
 	for _, s := range t.sessions {

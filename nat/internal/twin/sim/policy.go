@@ -61,6 +61,7 @@ func newWorld(d *dice) world {
 		cfg: nat.Config{
 			Sessions: pick(d, 512, 128, 24, 10), Shards: pick(d, 1, 1, 1, 4), Seed: 1 + uint64(d.n(250)),
 			FragmentBytes: pick(d, 1, 1<<20), FragmentTimeout: pick(d, 0, 0, 2*time.Second), HeldSYNs: pick(d, 64, 3), FlowCounters: d.one(2),
+			Events: 1 << 12,
 		},
 		// Ticks of 32 bits wrap after 2^32 ms (B-37).
 		start:     pick(d, 0, time.Hour, (1<<32-5000)*time.Millisecond, (1<<31-60000)*time.Millisecond),

@@ -40,6 +40,7 @@ type sim struct {
 	sent    []arrival   // what last went in
 	pending []arrival   // fragments under way
 	knocked ends        // who last tried to get in
+	events  []nat.Event // all that the engine told
 	trace   []string
 	verbose bool
 	tamper  tamper
@@ -261,7 +262,17 @@ func (s *sim) check() error {
 	if err := s.twin.Gauge(s.now, s.engine.Stats(s.now)); err != nil {
 		return err
 	}
+	s.listen()
 	return s.compare()
+}
+
+// listen takes the engine's events.
+func (s *sim) listen() {
+	var some [16]nat.Event
+	for n := -1; n != 0; {
+		n = s.engine.Events(some[:])
+		s.events = append(s.events, some[:n]...)
+	}
 }
 
 // end lets everything time out and looks for what is left.
@@ -285,7 +296,13 @@ func (s *sim) end() error {
 	if st.Created != st.Expired+st.Recycled+st.Cut {
 		return fmt.Errorf("%d sessions were made, and %d + %d + %d ended", st.Created, st.Expired, st.Recycled, st.Cut)
 	}
-	return s.check()
+	if err := s.check(); err != nil {
+		return err
+	}
+	if st.EventsLost != 0 {
+		return fmt.Errorf("%d events lost", st.EventsLost)
+	}
+	return s.twin.CompareEvents(s.events)
 }
 
 func offload(p packet.Packet) string {
