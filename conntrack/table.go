@@ -21,7 +21,7 @@ type Config struct {
 	Key [2]uint64
 }
 
-// Table is the sessions of one shard. It is not safe for concurrent use.
+// Table is the sessions of one shard, made by New. It is not safe for concurrent use.
 //
 // Its books, and what each is the only one for: recs, what a session is; out, in, ends and exts, how it is found;
 // the lists in the records, which sessions share a mapping, which never saw an answer and which ports wait; the wheel,
@@ -47,9 +47,11 @@ type Table struct {
 	// Epoch is the current policy. A record of another one is shown to Agrees before anybody relies on it.
 	Epoch uint32
 	// Agrees says whether the session may go on under the current policy; if so it sets the record's Epoch.
+	// That of New says no.
 	Agrees func(*Record) bool
 	// Timeouts has NumStates ticks for each pool, each less than 2^30, that of UDPOpening no more than that of UDP. Where
-	// one gets shorter, Reconsider must follow, or Advance is late (Alive is not).
+	// one gets shorter, Reconsider must follow, or Advance is late (Alive is not). Those of New are zeros for pool 0: until
+	// its owner has set them, what is added is dead at once.
 	Timeouts []uint32
 	// Released, if set, is told of each session that ends, before its record is gone; with last, its external endpoint
 	// is free again (a mapping that is put into quarantine says so when that is over, as a record in that State).
@@ -106,7 +108,11 @@ func New(c Config, mem []byte) (*Table, error) {
 	}
 	n, slots := c.Sessions+1, slotsFor(c.Sessions)
 	// Random words: with a key of zeros, products of small numbers would never reach the upper half.
-	t := &Table{key: [2]uint64{c.Key[0] ^ 0x8d1a6c0f5b3e9472, c.Key[1] ^ 0x37c94ed20a6bf185}}
+	t := &Table{
+		key:      [2]uint64{c.Key[0] ^ 0x8d1a6c0f5b3e9472, c.Key[1] ^ 0x37c94ed20a6bf185},
+		Timeouts: make([]uint32, NumStates),
+		Agrees:   func(*Record) bool { return false },
+	}
 	t.recs, mem = carve[Record](mem, n)
 	t.out, mem = carve[uint64](mem, slots)
 	t.in, mem = carve[uint64](mem, slots)

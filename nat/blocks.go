@@ -106,6 +106,9 @@ func (c *Config) validate(p *Policy) error {
 	if err := p.Validate(); err != nil {
 		f = append(f, err)
 	}
+	if p == nil {
+		return errors.Join(f...)
+	}
 	for _, q := range p.Pools {
 		// Any 2n ports in a row have two of each of n shards.
 		if n := q.Profile.PortBlock; n > 0 && n < 2*c.Shards {

@@ -17,7 +17,7 @@ import (
 	"github.com/tidegate/tidegate/nat/internal/reasm"
 )
 
-// Engine is one NAT. Its methods are safe for concurrent use; packets go through a Worker, one for each goroutine.
+// Engine is one NAT, made by New. Its methods are safe for concurrent use; packets go through a Worker, one for each goroutine.
 //
 // Locks, in the order in which they are taken: applyMu, mu, one shard's mu, then at most one of those of hosts, destinations,
 // frags, held and limit.
@@ -59,6 +59,13 @@ type shard struct {
 	crowds crowds
 	events ring
 	_      [64]byte // no two shards' locks in one cache line
+}
+
+// mustBeMade stops the use of an Engine that New did not make, before anything less clear happens.
+func (e *Engine) mustBeMade() {
+	if len(e.shards) == 0 {
+		panic("nat: this Engine was not made by New")
+	}
 }
 
 // below is a random number less than n.
@@ -164,6 +171,7 @@ func seedOf(seed uint64) (s [32]byte) {
 // returns, no packet is translated by the old policy any more. Sessions that the new one would not have made end with
 // their next packet; Impact counts them at the time now.
 func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
+	e.mustBeMade()
 	if err := e.cfg.validate(p); err != nil {
 		return Impact{}, fmt.Errorf("nat: policy refused, the old one stays: %w", err)
 	}
@@ -331,6 +339,7 @@ func (e *Engine) shardOf(in uint32, inPort uint16, proto uint8) int {
 
 // Stats is a snapshot of the counters. Those of packets under way may or may not be in it.
 func (e *Engine) Stats(now time.Duration) Stats {
+	e.mustBeMade()
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	s := Stats{QuoteChecksums: e.quoteChecksums.Load(), Unburied: e.unburied.Load(), ParityLost: e.parityLost.Load(), MemoryBytes: e.hosts.size() + e.dests.size()}
@@ -413,6 +422,7 @@ func (e *Engine) latest(now time.Duration) uint64 {
 // Check walks all tables and reports every invariant that does not hold. It is for tests and for the worried; it stops
 // traffic while it runs.
 func (e *Engine) Check(now time.Duration) error {
+	e.mustBeMade()
 	e.applyMu.Lock()
 	defer e.applyMu.Unlock()
 	e.mu.Lock()

@@ -12,6 +12,7 @@ import (
 // Preview says what Apply would do to the sessions that live at the time now, and changes nothing. It may run beside
 // traffic, some records at a time, so between it and an Apply sessions come and go.
 func (e *Engine) Preview(p *Policy, now time.Duration) (Impact, error) {
+	e.mustBeMade()
 	if err := p.Validate(); err != nil {
 		return Impact{}, fmt.Errorf("nat: policy refused: %w", err)
 	}

@@ -19,6 +19,9 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Errorf(fo
 
 // Validate reports everything that is wrong with the policy, all at once (errors.Join), each with its place.
 func (p *Policy) Validate() error {
+	if p == nil {
+		return errors.New("no policy: one that lets nobody out is &Policy{}")
+	}
 	var f faults
 	ext := map[netip.Addr]string{} // who has it
 	p.validateAttachments(&f)

@@ -11,8 +11,8 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
-// Worker is what one goroutine translates packets with: scratch space and counters beside the shared Engine. A Worker
-// must not be used by two goroutines at once.
+// Worker is what one goroutine translates packets with: scratch space and counters beside the shared Engine. It is made by
+// Engine.Worker, and must not be used by two goroutines at once.
 type Worker struct {
 	e    *Engine
 	pol  *policy // during a call
@@ -46,6 +46,7 @@ const _ = uint(64 - NumVerdicts)
 
 // Worker makes one more worker.
 func (e *Engine) Worker() *Worker {
+	e.mustBeMade()
 	w := &Worker{e: e}
 	e.workersMu.Lock()
 	e.workers = append(e.workers, w)
@@ -82,6 +83,9 @@ func (w *Worker) Batch(ps []packet.Packet, from AttachmentID, now time.Duration,
 }
 
 func (w *Worker) begin(now time.Duration) {
+	if w.e == nil {
+		panic("nat: this Worker was not made by Engine.Worker")
+	}
 	w.emitted, w.used = w.emitted[:0], 0
 	w.ms = w.e.latest(now)
 	w.call = uint32(w.ms)

@@ -46,9 +46,9 @@ var reserved = []netip.Prefix{
 
 func isReserved(p netip.Prefix) bool { return slices.ContainsFunc(reserved, p.Overlaps) }
 
-// Model is a region of one account: its VPCs and all that is in them, and the public addresses. It is not safe for
-// concurrent use: whoever owns it holds one lock over a change, its Policy and the engine that takes it, or the order of
-// changes and the order of policies could differ.
+// Model is a region of one account: its VPCs and all that is in them, and the public addresses. It is made by New, and not
+// safe for concurrent use: whoever owns it holds one lock over a change, its Policy and the engine that takes it, or the
+// order of changes and the order of policies could differ.
 type Model struct {
 	cfg  Config
 	seq  uint64 // ids made so far
@@ -131,6 +131,9 @@ func New(cfg Config) (*Model, error) {
 // newID makes the next id, in the form of EC2: a prefix and 17 hexadecimal digits. It is part of the change: only a
 // call that is certain to succeed makes one.
 func (m *Model) newID(prefix string) string {
+	if m.private == nil {
+		panic("vpc: this Model was not made by New")
+	}
 	m.seq++
 	// SplitMix64 is a bijection, so no two ids of a model are equal.
 	x := m.cfg.Seed + m.seq*0x9e3779b97f4a7c15

@@ -23,11 +23,11 @@ var (
 type Options struct {
 	// Name is that of the first Device, "mem0" if empty, and Peer that of the second, "mem1" if empty.
 	Name, Peer string
-	// MTU of both, in bytes; 1500 if zero. A longer packet is refused; of a super-packet, each segment counts.
+	// MTU of both, in bytes; 1500 if zero or less. A longer packet is refused; of a super-packet, each segment counts.
 	MTU int
-	// Queue is how many packets wait at most for each of the two to read them; 1024 if zero.
+	// Queue is how many packets wait at most for each of the two to read them; 1024 if zero or less.
 	Queue int
-	// Batch is the largest number of packets a Read returns; 64 if zero.
+	// Batch is the largest number of packets a Read returns; 64 if zero or less.
 	Batch int
 }
 
@@ -42,7 +42,7 @@ func Pipe(o Options) (a, b *Device) {
 		return s
 	}
 	number := func(n, byDefault int) int {
-		if n == 0 {
+		if n <= 0 {
 			return byDefault
 		}
 		return n

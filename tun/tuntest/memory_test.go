@@ -86,3 +86,14 @@ func TestMemoryEnds(t *testing.T) {
 		t.Errorf("Receive after Close: %v", err)
 	}
 }
+
+// TestZeroOptions: numbers that are not set, or not possible, are those of the documentation.
+func TestZeroOptions(t *testing.T) {
+	for _, o := range []Options{{}, {MTU: -1, Queue: -1, Batch: -1}} {
+		a, b := Pipe(o)
+		mtu, err := a.MTU()
+		if a.Name() != "mem0" || b.Name() != "mem1" || mtu != 1500 || err != nil || a.BatchSize() != 64 || cap(a.in) != 1024 {
+			t.Errorf("%+v: %s, %s, MTU %d, %v, batches of %d, queue of %d", o, a.Name(), b.Name(), mtu, err, a.BatchSize(), cap(a.in))
+		}
+	}
+}
