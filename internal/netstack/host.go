@@ -66,17 +66,15 @@ func New(c Config) (*Host, error) {
 	if len(c.Addrs) == 0 {
 		return nil, errors.New("netstack: a host needs an address")
 	}
-	if c.MTU == 0 {
-		c.MTU = 1500
-	}
-	if c.MTU < header.IPv4MinimumMTU {
-		return nil, fmt.Errorf("netstack: an MTU of %d is below the %d bytes that IPv4 needs", c.MTU, header.IPv4MinimumMTU)
+	l, err := newLink(c.MTU, c.Output)
+	if err != nil {
+		return nil, err
 	}
 	if c.AfterFunc == nil {
 		c.AfterFunc = func(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
 	}
 	h := &Host{
-		addrs: c.Addrs, seed: c.Seed, link: newLink(c.MTU, c.Output),
+		addrs: c.Addrs, seed: c.Seed, link: l,
 		conns: map[io.Closer]struct{}{}, taps: map[*func([]byte)]struct{}{},
 	}
 	h.stack = stack.New(stack.Options{
@@ -95,17 +93,8 @@ func New(c Config) (*Host, error) {
 }
 
 func (h *Host) configure() error {
-	if err := h.stack.CreateNIC(nic, h.link); err != nil {
-		return fmt.Errorf("netstack: interface: %v", err)
-	}
-	for _, a := range h.addrs {
-		if !a.Is4() {
-			return fmt.Errorf("netstack: %v is no IPv4 address", a)
-		}
-		p := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom4(a.As4()).WithPrefix()}
-		if err := h.stack.AddProtocolAddress(nic, p, stack.AddressProperties{}); err != nil {
-			return fmt.Errorf("netstack: address %v: %v", a, err)
-		}
+	if err := addInterface(h.stack, nic, h.link, h.addrs...); err != nil {
+		return err
 	}
 	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
 	sack := tcpip.TCPSACKEnabled(true)
@@ -168,9 +157,13 @@ func (h *Host) Tap(f func(b []byte)) (remove func()) {
 }
 
 // ChecksumErrors is how many packets the stack has dropped so far because a checksum was wrong.
-func (h *Host) ChecksumErrors() uint64 {
-	s := h.stack.Stats()
-	return s.TCP.ChecksumErrors.Value() + s.UDP.ChecksumErrors.Value() + s.IP.MalformedPacketsReceived.Value()
+func (h *Host) ChecksumErrors() uint64 { return checksumErrors(h.stack) }
+
+// checksumErrors includes packets of IP and ICMP that are wrong in another way, which the stack does not tell apart.
+func checksumErrors(stack *stack.Stack) uint64 {
+	s := stack.Stats()
+	return s.TCP.ChecksumErrors.Value() + s.UDP.ChecksumErrors.Value() +
+		s.IP.MalformedPacketsReceived.Value() + s.ICMP.V4.PacketsReceived.Invalid.Value()
 }
 
 // Close ends the host: connections are aborted, and every call that waits returns net.ErrClosed.
