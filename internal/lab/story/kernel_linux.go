@@ -27,9 +27,6 @@ type kernelWorld struct {
 	log   lab.Log
 }
 
-// edgeQueue takes all that a scanner sends at once, however long the edge has to wait for a processor.
-const edgeQueue = 4096
-
 // edgeLink is what an inside host has: its address, and everything else behind the edge.
 func edgeLink(h placement) lab.Link {
 	return lab.Link{Name: "eth0", Addr: netip.PrefixFrom(h.addr, 32), MTU: linkMTU, Queue: edgeQueue, Routes: []netip.Prefix{everywhere}}

@@ -51,6 +51,8 @@ const (
 	linkMTU = 1500
 	// narrowMTU is the MTU between the internet and transit: path-MTU discovery has to find it through the edge.
 	narrowMTU = 1400
+	// edgeQueue, in packets, takes all that a scanner sends at once, however long the edge has to wait for a processor.
+	edgeQueue = 4096
 )
 
 func privateAddr(name string) netip.Addr {
