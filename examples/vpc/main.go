@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command vpc tells the story of a VPC edge on this machine, with real kernels and real programs, and judges it: four
-// hosts in a private network, an internet with a package mirror, a client and a scanner, and Tidegate between them.
+// Command vpc tells the story of a VPC edge on this machine and judges it: four hosts in a private network, an internet
+// with a package mirror, a client and a scanner, and Tidegate between them. It prints for each of eight steps what was
+// expected and what was seen.
 //
-// It prints for each of eight steps what was expected and what was seen. It needs Linux, root and /dev/net/tun; all it
-// makes lives in network namespaces of its own, and goes when it ends, however it ends.
+// The story has two forms. In the one, --mode kernel, the hosts are network namespaces with real kernels and real
+// programs; it needs Linux, root and /dev/net/tun, and all it makes goes when it ends, however it ends. In the other,
+// --mode netstack, the hosts are gVisor's network stack in this process and what would be programs is Go; it needs
+// nothing and runs on any system. Steps and judgement are the same. Without --mode it is the first where that can be
+// had, else the second, which it says.
 //
 // Exit codes: 0 all as expected; 1 something differed, or failed; 2 bad usage; 3 missing privilege or device.
 package main
@@ -34,10 +38,18 @@ const (
 	exitPrivilege
 )
 
+// The forms of the story.
+const (
+	modeAuto     = "auto"
+	modeKernel   = "kernel"
+	modeNetstack = "netstack"
+)
+
 type options struct {
+	Mode  string `help:"What the hosts are: kernel (network namespaces and the programs of this machine; needs Linux, root and /dev/net/tun), netstack (gVisor's stack in this process, and Go; needs nothing), or auto, which is kernel where that is possible." enum:"auto,kernel,netstack" default:"auto"`
 	JSON  bool   `help:"Print the report as JSON instead of text." name:"json"`
 	Pcap  string `help:"Write inside.pcapng and outside.pcapng to this directory." placeholder:"DIR"`
-	Keep  bool   `help:"When the story is over, keep the lab up until interrupted, and print how to enter each host."`
+	Keep  bool   `help:"When the story is over, keep the lab up until interrupted, and print how to enter each host. Not with --mode netstack."`
 	Fault string `help:"Plant a fault, which the story must report; \"list\" names them." placeholder:"NAME"`
 	Go    bool   `help:"Use no program of this machine (apt-get, curl, ssh, ...), but Go clients and servers." name:"go"`
 }
@@ -48,7 +60,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	code := -1
 	parser, err := kong.New(&o, kong.Name("vpc"), kong.Writers(stdout, stderr), kong.Exit(func(c int) { code = c }),
-		kong.Description("Tells the story of a VPC edge on this machine, with real kernels and programs, and judges it. Exit codes: "+
+		kong.Description("Tells the story of a VPC edge on this machine and judges it. Exit codes: "+
 			"0 all as expected; 1 something differed or failed; 2 bad usage; 3 missing privilege or device."))
 	if err != nil {
 		fmt.Fprintln(stderr, "vpc:", err)
@@ -72,6 +84,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "vpc: no fault %q; choose one of: %s\n", o.Fault, strings.Join(story.FaultNames(), ", "))
 		return exitUsage
 	}
+	if o.Keep && o.Mode == modeNetstack {
+		fmt.Fprintln(stderr, "vpc: --keep is for entering the hosts, and those of --mode netstack cannot be entered: leave out one of the two")
+		return exitUsage
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	report, err := tell(ctx, &o, stdout, stderr)
@@ -88,7 +104,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-var errLacking = errors.New("this needs Linux, root and /dev/net/tun")
+var errLacking = errors.New("real kernels need Linux, root and /dev/net/tun")
 
 // lacking says whether err comes from what the process may not do, or the machine does not have.
 func lacking(err error) bool {
@@ -100,15 +116,33 @@ func lacking(err error) bool {
 	return false
 }
 
+// makeWorld makes a world of the form that was asked for, and says which it is.
+func makeWorld(o *options, n *story.Network, stderr io.Writer, taps ...lab.Tap) (w story.World, mode string, err error) {
+	var fault lab.Fault
+	if o.Fault != "" {
+		fault = story.Faults[o.Fault].Plant()
+	}
+	if o.Mode != modeNetstack {
+		w, err = story.NewKernelWorld(n, fault, taps...)
+		switch {
+		case !lacking(err):
+			return w, modeKernel, err
+		case o.Mode == modeKernel:
+			return nil, "", fmt.Errorf("%w (--mode netstack does not): %w", errLacking, err)
+		case o.Keep:
+			return nil, "", fmt.Errorf("no hosts to keep: %w: %w", errLacking, err)
+		}
+		fmt.Fprintf(stderr, "vpc: the hosts are gVisor netstacks in this process (--mode netstack), because %v: %v\n", errLacking, err)
+	}
+	w, err = story.NewNetstackWorld(n, fault, taps...)
+	return w, modeNetstack, err
+}
+
 // tell makes the world, tells the story in it and prints the report.
 func tell(ctx context.Context, o *options, stdout, stderr io.Writer) (report *story.Report, err error) {
 	text := stdout
 	if o.JSON {
 		text = io.Discard
-	}
-	var fault lab.Fault
-	if o.Fault != "" {
-		fault = story.Faults[o.Fault].Plant()
 	}
 	network, err := story.NewNetwork()
 	if err != nil {
@@ -125,16 +159,17 @@ func tell(ctx context.Context, o *options, stdout, stderr io.Writer) (report *st
 		taps = append(taps, capture.Tap)
 		so.Mark = capture.Mark
 	}
-	world, err := story.NewKernelWorld(network, fault, taps...)
-	if lacking(err) {
-		err = fmt.Errorf("%w: %w", errLacking, err)
-	}
+	world, mode, err := makeWorld(o, network, stderr, taps...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, world.Close()) }()
-	tools := story.FindTools(o.Go)
-	tools.WriteText(text)
+	tools := story.FindTools(o.Go || mode == modeNetstack)
+	if mode == modeNetstack {
+		fmt.Fprintln(text, "Hosts: gVisor netstacks in this process, which run no programs. Clients and servers: Go.")
+	} else {
+		tools.WriteText(text)
+	}
 	s, err := story.New(ctx, network, world, tools)
 	if err != nil {
 		return nil, err
@@ -142,7 +177,7 @@ func tell(ctx context.Context, o *options, stdout, stderr io.Writer) (report *st
 	defer func() { err = errors.Join(err, s.Close()) }()
 
 	report = s.Run(ctx, so)
-	report.Fault = o.Fault
+	report.Mode, report.Fault = mode, o.Fault
 	report.WriteText(text)
 	if o.JSON {
 		e := json.NewEncoder(stdout)

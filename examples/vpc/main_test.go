@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,10 +27,12 @@ var program string
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "vpc")
 	if err == nil {
-		program = filepath.Join(dir, "vpc")
+		program = filepath.Join(dir, "vpc.exe") // a name that every system takes for a program's
 		var out []byte
 		if out, err = exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w\n%s", err, out)
+		} else {
+			err = os.Chmod(dir, 0o755) // other users run it too
 		}
 	}
 	if err != nil {
@@ -56,16 +57,34 @@ type ran struct {
 func start(t *testing.T, args ...string) func() *ran {
 	t.Helper()
 	r := &ran{pcap: t.TempDir()}
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
-	cmd := exec.CommandContext(ctx, program, append([]string{"--json", "--pcap", r.pcap}, args...)...)
+	return r.start(t, exec.Command(program, append([]string{"--json", "--pcap", r.pcap}, args...)...))
+}
+
+// startOrdinary is start as a user without privileges.
+func startOrdinary(t *testing.T, args ...string) func() *ran {
+	t.Helper()
+	r := &ran{pcap: t.TempDir()}
+	cmd := exec.Command(program, append([]string{"--json", "--pcap", r.pcap}, args...)...)
+	if err := asNobody(cmd, r.pcap); err != nil {
+		t.Fatal(err)
+	}
+	return r.start(t, cmd)
+}
+
+func (r *ran) start(t *testing.T, cmd *exec.Cmd) func() *ran {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	done := make(chan error, 1)
-	go func() { done <- cmd.Run() }()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	hung := time.AfterFunc(80*time.Second, func() { _ = cmd.Process.Kill() })
+	go func() { done <- cmd.Wait() }()
 	return func() *ran {
 		t.Helper()
-		defer cancel()
 		err := <-done
+		hung.Stop()
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {
 			t.Fatal(err)
@@ -80,13 +99,14 @@ func start(t *testing.T, args ...string) func() *ran {
 	}
 }
 
-// privileged says whether the story can be told here. Where it cannot, the program must say so and nothing else.
+// privileged says whether the story can be told with real kernels here. Where it cannot, the program must say so and
+// nothing else.
 func privileged(t *testing.T) bool {
 	t.Helper()
 	if runtime.GOOS == "linux" && os.Geteuid() == 0 {
 		return true
 	}
-	if r := start(t)(); r.code != exitPrivilege || strings.Count(r.stderr, "\n") != 1 {
+	if r := start(t, "--mode", "kernel")(); r.code != exitPrivilege || strings.Count(r.stderr, "\n") != 1 {
 		t.Errorf("without Linux and root: exit %d, %q", r.code, r.stderr)
 	}
 	return false
@@ -126,8 +146,12 @@ func TestStory(t *testing.T) {
 		return
 	}
 	programs, inGo := start(t), start(t, "--go")
-	programs().good(t)
-	r := inGo()
+	r := programs()
+	r.good(t)
+	if r.report.Mode != modeKernel || r.stderr != "" {
+		t.Errorf("mode %q, %q", r.report.Mode, r.stderr)
+	}
+	r = inGo()
 	r.good(t)
 	for name, by := range r.report.Tools {
 		if by != "Go" {
@@ -138,12 +162,15 @@ func TestStory(t *testing.T) {
 
 // Each fault is noticed by the step that can notice it first, and by the judge in the same step.
 func TestFaults(t *testing.T) {
-	if !privileged(t) {
-		return
+	if privileged(t) {
+		testFaults(t, "--mode", modeKernel, "--go")
 	}
+}
+
+func testFaults(t *testing.T, args ...string) {
 	runs := map[string]func() *ran{}
 	for _, name := range story.FaultNames() {
-		runs[name] = start(t, "--go", "--fault", name)
+		runs[name] = start(t, append(args, "--fault", name)...)
 	}
 	for _, name := range story.FaultNames() {
 		t.Run(name, func(t *testing.T) {
@@ -152,7 +179,7 @@ func TestFaults(t *testing.T) {
 			if r.code != exitFailed || r.report.OK || r.report.Fault != name {
 				t.Fatalf("exit %d, %q", r.code, r.stderr)
 			}
-			if steps := r.report.Differing(); steps[0] != want {
+			if steps := r.report.Differing(); len(steps) == 0 || steps[0] != want {
 				t.Errorf("steps %v differ; the first should be %d\n%s", steps, want, r.differences())
 			}
 			j, err := judgeCaptures(r.pcap)
@@ -316,6 +343,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"--help"}, exitOK, "--fault"},
 		{[]string{"--fault", "list"}, exitOK, "elastic-ip"},
 		{[]string{"--fault", "none"}, exitUsage, "choose one of: checksum, elastic-ip,"},
+		{[]string{"--mode", "none"}, exitUsage, "auto"},
+		{[]string{"--mode", "netstack", "--keep"}, exitUsage, "leave out one"},
 		{[]string{"--bogus"}, exitUsage, "--help"},
 		{[]string{"extra"}, exitUsage, "--help"},
 	} {

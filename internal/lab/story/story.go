@@ -30,7 +30,9 @@ type Step struct {
 
 // Report is the whole story, as it went.
 type Report struct {
-	OK    bool   `json:"ok"`
+	OK bool `json:"ok"`
+	// Mode and Fault are for the maker of the World to fill in: what kind it is, and what was planted in it.
+	Mode  string `json:"mode,omitempty"`
 	Fault string `json:"fault,omitempty"`
 	Tools Tools  `json:"tools"`
 	Steps []Step `json:"steps"`
