@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/internal/gateway"
 )
 
@@ -31,6 +33,8 @@ Examples:
       --forward tcp:203.0.113.1:8080=10.0.1.20:80
   gateway check --config gateway.yaml
   gateway doctor --config gateway.yaml
+  gateway stats; gateway flows -p tcp --dport 443; gateway ports
+  gateway reload --dry-run
 
 Exit codes: 0 as asked, 1 failed while running (doctor: found something), 2 bad usage, configuration or input,
 3 missing privilege or device.`
@@ -76,9 +80,13 @@ func (s *source) loadOr() (*config.Config, error) {
 }
 
 type cli struct {
-	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM, SIGHUP)."`
+	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM). SIGHUP reloads its file; without one it stops, too."`
 	Check       checkCmd         `cmd:"" help:"Check a configuration."`
 	PrintConfig printCmd         `cmd:"" help:"Print the configuration with all its defaults."`
+	Flows       flowsCmd         `cmd:"" help:"Show the sessions of the gateway that runs, as conntrack -L does."`
+	Stats       statsCmd         `cmd:"" help:"Show its counters, and why packets were dropped."`
+	Ports       portsCmd         `cmd:"" help:"Show how full its public addresses are."`
+	Reload      reloadCmd        `cmd:"" help:"Have it read its configuration again."`
 	Teardown    teardownCmd      `cmd:"" help:"Remove the guard that a stopped gateway leaves, and say what that makes possible."`
 	Doctor      doctorCmd        `cmd:"" help:"Look for what gets in the way of the gateway on this machine."`
 	Version     kong.VersionFlag `help:"Print the version."`
@@ -87,6 +95,7 @@ type cli struct {
 type runCmd struct {
 	source
 	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464. /healthz covers the interfaces, rules, routes, sysctls and ARP entries of the gateway; not whether its uplink works."`
+	Socket  string `placeholder:"PATH" help:"Control socket, or none, instead of that of the configuration."`
 	Debug   bool   `help:"Log more."`
 }
 
@@ -95,13 +104,28 @@ func (r *runCmd) Run() error {
 	if err != nil {
 		return err
 	}
+	o := gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version(), Socket: r.Socket}
+	if r.Socket != "" && r.Socket != config.NoSocket {
+		if o.Socket, err = filepath.Abs(r.Socket); err != nil {
+			return usageError{err}
+		}
+	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
+	switch {
+	case r.Config != "":
+		if o.Path, err = filepath.Abs(r.Config); err != nil {
+			return usageError{err}
+		}
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+		o.Reload = reload
+	case !signal.Ignored(syscall.SIGHUP): // as by nohup
 		signals = append(signals, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	return gateway.Run(ctx, gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version()})
+	return gateway.Run(ctx, o)
 }
 
 // logger writes text for people and JSON for machines.
@@ -196,7 +220,7 @@ func run(args []string, out, errOut io.Writer) int {
 	exit := -1 // set by --help and --version
 	p, err := kong.New(&cli{}, kong.Name("gateway"), kong.Description(description), kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exit = code }), kong.Vars{"version": "tidegate gateway " + version()},
-		kong.BindTo(out, (*io.Writer)(nil)), kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 120}))
+		kong.BindTo(out, (*io.Writer)(nil)), kong.Bind(errStream{errOut}), kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 120}))
 	if err != nil {
 		fmt.Fprintln(errOut, err)
 		return gateway.ExitFailed
@@ -218,7 +242,8 @@ func run(args []string, out, errOut io.Writer) int {
 			fmt.Fprintf(errOut, "gateway: %s\n", line)
 		}
 	}
-	if errors.As(err, new(usageError)) {
+	var refused *control.Refused
+	if errors.As(err, new(usageError)) || errors.As(err, &refused) && refused.Status < 500 {
 		return gateway.ExitInput
 	}
 	return gateway.ExitCode(err)

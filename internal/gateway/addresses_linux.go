@@ -13,7 +13,7 @@ import (
 )
 
 // checkAddresses refuses external addresses that the kernel would take for its own, or for a broadcast.
-func (s *system) checkAddresses() error {
+func (s *system) checkAddresses(external []netip.Addr) error {
 	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -24,7 +24,7 @@ func (s *system) checkAddresses() error {
 		if own.Bits() < 31 { // RFC 3021
 			reserved = []netip.Addr{own.Masked().Addr(), last(own)}
 		}
-		for _, e := range s.external {
+		for _, e := range external {
 			if e != own.Addr() && !slices.Contains(reserved, e) {
 				continue
 			}

@@ -53,8 +53,8 @@ const probeWait = 300 * time.Millisecond
 
 // checkInUse asks whether another machine has one of the addresses that we are about to answer for (RFC 5227,
 // section 2.1).
-func (s *system) checkInUse() error {
-	found, err := onLink(s.nl, s.external)
+func (s *system) checkInUse(external []netip.Addr) error {
+	found, err := onLink(s.nl, external)
 	if err != nil || len(found) == 0 {
 		return err
 	}
@@ -64,24 +64,27 @@ func (s *system) checkInUse() error {
 		byLink[i] = append(byLink[i], f)
 	}
 	for _, fs := range byLink {
-		if err := probe(fs); err != nil {
+		if err := probe(s.arp, fs); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// loopback is the index of lo in every network namespace.
+const loopback = 1
+
 // probe sends ARP probes on one interface and waits for answers.
-func probe(fs []answered) error {
+func probe(fd int, fs []answered) error {
 	link := fs[0].link
-	fd, err := arpSocket()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: link.Attrs().Index}); err != nil {
 		return fmt.Errorf("listen for ARP on %s: %w", link.Attrs().Name, err)
 	}
+	// Afterwards it is to receive nothing again; there is no ARP on lo. What is in its queue is of no interest next time,
+	// since an answer counts by the address that it is about.
+	defer func() {
+		_ = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: loopback}) // else its queue fills up
+	}()
 	asked := map[netip.Addr]bool{}
 	for _, f := range fs {
 		asked[f.addr] = true

@@ -64,6 +64,7 @@ func testMain(m *testing.M) int {
 type bed struct {
 	t                *testing.T
 	pc, srv, gw, net *lab.Host
+	socket           string // of the gateway
 }
 
 const metricsAddr = "127.0.0.1:9464"
@@ -81,7 +82,7 @@ func newBed(t *testing.T) *bed {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	b := &bed{t: t}
+	b := &bed{t: t, socket: filepath.Join(t.TempDir(), "gw.sock")}
 	for name, h := range map[string]**lab.Host{"pc": &b.pc, "srv": &b.srv, "gw": &b.gw, "net": &b.net} {
 		var err error
 		if *h, err = lab.NewHost(name, lab.HostOptions{}); err != nil {
@@ -142,8 +143,10 @@ func (b *bed) launch(args ...string) *instance {
 	if len(args) == 0 {
 		args = plain
 	}
+	// Namespaces of the network alone share the files.
+	args = append([]string{"run", "--socket", b.socket}, args...)
 	g := &instance{t: b.t, ready: make(chan struct{}), ended: make(chan error, 1)}
-	g.cmd = b.gw.Command(context.Background(), binary, append([]string{"run"}, args...)...)
+	g.cmd = b.gw.Command(context.Background(), binary, args...)
 	g.cmd.SysProcAttr.Cloneflags = 0 // it needs a /proc of its PID namespace, and starts no other programs
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {

@@ -224,7 +224,7 @@ func (d *doctor) addresses() error {
 		return nil
 	}
 	s := &system{nl: d.nl, devices: d.devices, external: d.config.External(), plan: plan{inside: d.config.Inside.Prefixes}}
-	err := s.checkAddresses()
+	err := s.checkAddresses(s.external)
 	switch {
 	case errors.Is(err, ErrRefused):
 		d.problem("see there", "%v", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/tun"
@@ -33,10 +34,15 @@ func refuse(format string, args ...any) error { return refusal{fmt.Errorf(format
 
 // Options are what Run is told. Config and Log must be set.
 type Options struct {
-	// Config is a valid configuration.
+	// Config is a valid configuration; Path the file that it was read from, which a reload reads again, "" for none.
 	Config *config.Config
+	Path   string
+	// Reload asks for a reload each time that it has something; nil never does.
+	Reload <-chan os.Signal
 	// Log gets a few lines at start and stop, and what goes wrong; nothing for each packet.
 	Log *slog.Logger
+	// Socket is the path of the control socket, or config.NoSocket, instead of that of Config; "" leaves it.
+	Socket string
 	// Metrics is the address, such as "127.0.0.1:9464", that /metrics and /healthz are served on; "" serves none.
 	Metrics string
 	// Version is for nat_build_info.

@@ -30,6 +30,9 @@ type port struct {
 	mu sync.Mutex
 	// Packets and bytes read from the device and written to it, and packets that it refused.
 	readPackets, readBytes, wrotePackets, wroteBytes, refused atomic.Uint64
+	// What became of what was read, a super-packet being one, and the bytes of what was sent on.
+	verdicts    [nat.NumVerdicts]atomic.Uint64
+	passedBytes atomic.Uint64
 }
 
 func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
@@ -93,14 +96,30 @@ func (l *loop) pump(from nat.Side) error {
 		}
 		count(&in.readPackets, &in.readBytes, ps[:n])
 		w.Batch(ps[:n], nat.AttachmentID(from), l.now(), vs[:n])
+		passed := 0
 		for i := range n {
 			if vs[i].Forward() {
 				s := vs[i].Side()
 				out[s] = append(out[s], ps[i])
+				passed += ps[i].Len
 			}
 		}
+		in.judged(vs[:n], passed)
 		l.flush(w, &out)
 	}
+}
+
+// judged counts the verdicts of a batch; most often they are few kinds.
+func (p *port) judged(vs []nat.Verdict, passedBytes int) {
+	for len(vs) > 0 {
+		n := 1
+		for n < len(vs) && vs[n] == vs[0] {
+			n++
+		}
+		p.verdicts[vs[0]].Add(uint64(n))
+		vs = vs[n:]
+	}
+	p.passedBytes.Add(uint64(passedBytes))
 }
 
 // tick keeps the timers until stop is closed.

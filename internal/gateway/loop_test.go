@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -32,6 +33,7 @@ type wires struct {
 	*loop
 	inside, outside *tuntest.Device
 	end             func() error
+	config          *config.Config
 }
 
 func newWires(t testing.TB) *wires {
@@ -48,7 +50,7 @@ func newWires(t testing.TB) *wires {
 	}
 	in, inFar := tuntest.Pipe(tuntest.Options{Name: "in"})
 	out, outFar := tuntest.Pipe(tuntest.Options{Name: "out"})
-	w := &wires{loop: newLoop(engine, in, out), inside: inFar, outside: outFar}
+	w := &wires{loop: newLoop(engine, in, out), inside: inFar, outside: outFar, config: c}
 	ended := make(chan error, 1)
 	go func() { ended <- w.run() }()
 	w.end = func() error {
@@ -199,8 +201,28 @@ func TestWriteErrors(t *testing.T) {
 	}
 }
 
-// fakeMachine has dropped of each device what its numbers say.
-type fakeMachine struct{ sick error }
+// fakeMachine has dropped of each device what its numbers say. It takes any configuration, unless it is told not to.
+type fakeMachine struct {
+	sick, unfit error // of health, of fits
+	fails       error // of become, after swap
+}
+
+func (m *fakeMachine) fits(*config.Config) error { return m.unfit }
+
+func (m *fakeMachine) become(_ *config.Config, swap func() error) error {
+	if err := swap(); err != nil {
+		return err
+	}
+	return m.fails
+}
+
+// reloader is one whose configuration is in path, "" for none.
+func (w *wires) reloader(m machine, path string) *reloader {
+	return newReloader(path, w.config, w.loop, m, slog.New(slog.DiscardHandler), func(c *config.Config) *nat.Policy {
+		p, _ := c.Compile()
+		return p
+	})
+}
 
 func (m *fakeMachine) health() error { return m.sick }
 
@@ -223,7 +245,7 @@ func TestMetrics(t *testing.T) {
 	}
 	reg := prometheus.NewPedanticRegistry()
 	m := &fakeMachine{}
-	reg.MustRegister(newCollector(w.loop, m))
+	reg.MustRegister(newCollector(w.loop, m, w.reloader(m, "")))
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +253,7 @@ func TestMetrics(t *testing.T) {
 	if problems, err := promlint.NewWithMetricFamilies(families).Lint(); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
-	srv := httptest.NewServer(handler(w.loop, "v1.2.3", m))
+	srv := httptest.NewServer(handler(w.loop, "v1.2.3", m, w.reloader(m, "")))
 	defer srv.Close()
 	body, _ := fetch(t, srv.URL+"/metrics")
 	for _, want := range []string{
@@ -240,7 +262,14 @@ func TestMetrics(t *testing.T) {
 		`nat_sessions_limit 1024`,
 		`nat_drops_total{reason="no_mapping"} 1`,
 		`nat_drops_total{reason="martian"} 1`,
-		`nat_packets_total{verdict="no_mapping"} 1`,
+		`nat_packets_total{dir="in",verdict="no_mapping"} 1`,
+		`nat_packets_total{dir="out",verdict="outbound"} 0`,
+		`nat_bytes_total{dir="out"} 0`,
+		`nat_pool_ports_limit{proto="tcp"} 64512`,
+		`nat_pool_ports_used{proto="icmp"} 0`,
+		`nat_endpoint_port_saturation_ratio 0`,
+		`nat_config_last_reload_successful 1`,
+		`nat_sessions_ended_total{reason="cut"} 0`,
 		`nat_device_packets_total{device="outside",op="read"} 2`,
 		`nat_device_dropped_total{device="outside",op="read"} 11`,
 		`nat_device_dropped_total{device="inside",op="write"} 2`,

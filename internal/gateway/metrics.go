@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/nat"
 )
 
@@ -21,49 +22,64 @@ import (
 type machine interface {
 	// health says what keeps packets from passing.
 	health() error
+	// fits says why the machine cannot go on with another configuration, or nil. It changes nothing.
+	fits(*config.Config) error
+	// become takes the machine to another configuration. In the middle, when what goes is withdrawn and what comes is not
+	// published, swap changes the engine. On an error the machine is as it was.
+	become(next *config.Config, swap func() error) error
 	// dropped is how many packets of a device the kernel dropped before they were read, and after they were written.
 	dropped(nat.Side) (read, write uint64)
 }
 
-// collector turns the counters of a loop, its engine and its devices into metrics. There are no labels with addresses: their
-// number is bounded by the code.
+// metrics are all there are, with their labels. The values of each label are a few words of the code: none is an address.
+var metrics = []struct {
+	name, help string
+	labels     []string
+}{
+	{"nat_sessions", "Session records in use.", nil},
+	{"nat_sessions_limit", "Session records that there are.", nil},
+	{"nat_sessions_created_total", "Sessions made.", nil},
+	{"nat_sessions_ended_total", "Sessions that ended: expired (nothing refreshed them), recycled (unanswered, when the table was full), cut (by a change of the configuration).",
+		[]string{"reason"}},
+	{"nat_mappings", "External ports held by endpoint-independent mappings.", nil},
+	{"nat_ports_quarantined", "External ports that wait before they are given out again.", nil},
+	{"nat_port_alloc_failures_total", "Packets refused because no external port was left.", nil},
+	{"nat_pool_ports_used", "External ports, or ICMP identifiers, with a session, summed over the public addresses; up to 15 s old.", []string{"proto"}},
+	{"nat_pool_ports_limit", "External ports, or ICMP identifiers, that can be given out, summed over the public addresses.", []string{"proto"}},
+	{"nat_endpoint_port_saturation_ratio", "The fullest of all that can run out of ports: a public address with a destination, or where mapping is endpoint-independent the address; up to 15 s old.",
+		nil},
+	{"nat_packets_total", "Packets by the way they were going and what became of them; a super-packet is one.", []string{"dir", "verdict"}},
+	{"nat_bytes_total", "Bytes of the IP packets that were sent on, by the way they were going.", []string{"dir"}},
+	{"nat_drops_total", "Packets that ended here, by reason.", []string{"reason"}},
+	{"nat_icmp_errors_translated_total", "ICMP errors passed on.", []string{"dir"}},
+	{"nat_fragments_total", "Fragments by what became of them.", []string{"result"}},
+	{"nat_checksum_errors_total", "Packets dropped for a checksum, by which.", []string{"checksum"}},
+	{"nat_subscriber_quota_hits_total", "Packets refused because their host had as much as it may.", []string{"limit"}},
+	{"nat_emitted_total", "Packets that the gateway made: ICMP errors, RSTs.", nil},
+	{"nat_icmp_suppressed_total", "ICMP errors that the rate limit kept back.", nil},
+	{"nat_device_packets_total", "Packets of an interface, as on a wire.", []string{"device", "op"}},
+	{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
+	{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
+	{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
+		[]string{"device", "op"}},
+	{"nat_table_bytes", "Memory of the engine's tables.", nil},
+	{"nat_config_last_reload_successful", "Whether the configuration was taken when it was last read.", nil},
+	{"nat_config_reload_success_timestamp_seconds", "When a configuration was last taken.", nil},
+}
+
+// collector turns the counters of a loop, its engine and its devices into metrics.
 type collector struct {
 	l       *loop
 	m       machine
+	r       *reloader
+	ports   saturation
 	descs   map[string]*prometheus.Desc
 	ordered []*prometheus.Desc
 }
 
-func newCollector(l *loop, m machine) *collector {
-	c := &collector{l: l, m: m, descs: map[string]*prometheus.Desc{}}
-	for _, d := range []struct {
-		name, help string
-		labels     []string
-	}{
-		{"nat_sessions", "Session records in use.", nil},
-		{"nat_sessions_limit", "Session records that there are.", nil},
-		{"nat_sessions_created_total", "Sessions made.", nil},
-		{"nat_sessions_expired_total", "Sessions that timed out.", nil},
-		{"nat_sessions_recycled_total", "Unanswered sessions that gave way when the table was full.", nil},
-		{"nat_sessions_cut_total", "Sessions that a change of policy ended.", nil},
-		{"nat_mappings", "External ports held by endpoint-independent mappings.", nil},
-		{"nat_ports_quarantined", "External ports that wait before they are given out again.", nil},
-		{"nat_port_alloc_failures_total", "Packets refused because no external port was left.", nil},
-		{"nat_packets_total", "Packets by what became of them.", []string{"verdict"}},
-		{"nat_drops_total", "Packets that ended here, by reason.", []string{"reason"}},
-		{"nat_icmp_errors_translated_total", "ICMP errors passed on.", []string{"dir"}},
-		{"nat_fragments_total", "Fragments by what became of them.", []string{"result"}},
-		{"nat_checksum_errors_total", "Packets dropped for a checksum, by which.", []string{"checksum"}},
-		{"nat_subscriber_quota_hits_total", "Packets refused because their host had as much as it may.", []string{"limit"}},
-		{"nat_emitted_total", "Packets that the gateway made: ICMP errors, RSTs.", nil},
-		{"nat_icmp_suppressed_total", "ICMP errors that the rate limit kept back.", nil},
-		{"nat_device_packets_total", "Packets of an interface, as on a wire.", []string{"device", "op"}},
-		{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
-		{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
-		{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
-			[]string{"device", "op"}},
-		{"nat_table_bytes", "Memory of the engine's tables.", nil},
-	} {
+func newCollector(l *loop, m machine, r *reloader) *collector {
+	c := &collector{l: l, m: m, r: r, descs: map[string]*prometheus.Desc{}}
+	for _, d := range metrics {
 		desc := prometheus.NewDesc(d.name, d.help, d.labels, nil)
 		c.descs[d.name] = desc
 		c.ordered = append(c.ordered, desc)
@@ -79,27 +95,29 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	st := c.l.engine.Stats(c.l.now())
-	gauge := func(name string, v int) {
-		ch <- prometheus.MustNewConstMetric(c.descs[name], prometheus.GaugeValue, float64(v))
+	gauge := func(name string, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(c.descs[name], prometheus.GaugeValue, v, labels...)
 	}
 	counter := func(name string, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], prometheus.CounterValue, float64(v), labels...)
 	}
-	gauge("nat_sessions", st.Sessions)
-	gauge("nat_sessions_limit", st.SessionsMax)
+	gauge("nat_sessions", float64(st.Sessions))
+	gauge("nat_sessions_limit", float64(st.SessionsMax))
 	counter("nat_sessions_created_total", st.Created)
-	counter("nat_sessions_expired_total", st.Expired)
-	counter("nat_sessions_recycled_total", st.Recycled)
-	counter("nat_sessions_cut_total", st.Cut)
-	gauge("nat_mappings", st.Mappings)
-	gauge("nat_ports_quarantined", st.Quarantined)
+	counter("nat_sessions_ended_total", st.Expired, "expired")
+	counter("nat_sessions_ended_total", st.Recycled, "recycled")
+	counter("nat_sessions_ended_total", st.Cut, "cut")
+	gauge("nat_mappings", float64(st.Mappings))
+	gauge("nat_ports_quarantined", float64(st.Quarantined))
 	counter("nat_port_alloc_failures_total", st.Verdicts[nat.DropNoPort])
 	for i, n := range st.Verdicts {
 		v := nat.Verdict(i)
 		if v == nat.Unset {
 			continue
 		}
-		counter("nat_packets_total", n, v.String())
+		for s, dir := range directions {
+			counter("nat_packets_total", c.l.sides[s].verdicts[v].Load(), dir, v.String())
+		}
 		if v.Dropped() {
 			counter("nat_drops_total", n, v.String())
 		}
@@ -124,20 +142,43 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_bytes_total", p.readBytes.Load(), side, "read")
 		counter("nat_device_bytes_total", p.wroteBytes.Load(), side, "write")
 		counter("nat_device_refused_total", p.refused.Load(), side)
+		counter("nat_bytes_total", p.passedBytes.Load(), directions[s])
 		read, write := c.m.dropped(nat.Side(s))
 		counter("nat_device_dropped_total", read, side, "read")
 		counter("nat_device_dropped_total", write, side, "write")
 	}
-	gauge("nat_table_bytes", st.MemoryBytes)
+	gauge("nat_table_bytes", float64(st.MemoryBytes))
+	ports := c.ports.get(c.l.engine, c.r.policy(), c.l.now())
+	gauge("nat_endpoint_port_saturation_ratio", fullest(&ports))
+	used, limit := map[string]int{}, map[string]int{}
+	for _, a := range ports.Addresses {
+		used[a.Protocol] += a.Used
+		limit[a.Protocol] += a.Total
+	}
+	for _, k := range classes {
+		name := nat.ProtocolName(k.proto)
+		gauge("nat_pool_ports_used", float64(used[name]), name)
+		gauge("nat_pool_ports_limit", float64(limit[name]), name)
+	}
+	loaded, ok := c.r.state()
+	gauge("nat_config_reload_success_timestamp_seconds", float64(loaded.UnixMilli())/1000)
+	success := 0.0
+	if ok {
+		success = 1
+	}
+	gauge("nat_config_last_reload_successful", success)
 }
 
+// directions are the ways that packets go, by the nat.Side that they come from.
+var directions = [2]string{nat.Inside: "out", nat.Outside: "in"}
+
 // handler serves /metrics and /healthz.
-func handler(l *loop, version string, m machine) http.Handler {
+func handler(l *loop, version string, m machine, r *reloader) http.Handler {
 	reg := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "nat_build_info", Help: "Always 1; the version is a label.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	reg.MustRegister(newCollector(l, m), build, collectors.NewGoCollector(),
+	reg.MustRegister(newCollector(l, m, r), build, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
@@ -152,8 +193,8 @@ func handler(l *loop, version string, m machine) http.Handler {
 }
 
 // serve serves at ln, which it closes, and returns how to stop.
-func serve(ln net.Listener, o Options, l *loop, m machine) (stop func()) {
-	srv := &http.Server{Handler: handler(l, o.Version, m), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+func serve(ln net.Listener, o Options, l *loop, m machine, r *reloader) (stop func()) {
+	srv := &http.Server{Handler: handler(l, o.Version, m, r), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -151,10 +151,8 @@ func keyOf(r *netlink.Rule) ruleKey {
 // apply brings the guard and the rules to what p says, whatever was there: first what refuses, then the rules, then
 // away with what is left of other times. At no moment is there less than before.
 func (p *plan) apply(nl *netlink.Handle) error {
-	for _, r := range p.guard() {
-		if err := nl.RouteReplace(&r); err != nil {
-			return fmt.Errorf("add guard route %s: %w", prefixOf(r.Dst), err)
-		}
+	if err := p.add(nl); err != nil {
+		return err
 	}
 	have, err := ourRules(nl)
 	if err != nil {
@@ -163,12 +161,6 @@ func (p *plan) apply(nl *netlink.Handle) error {
 	want := map[ruleKey]bool{}
 	for _, r := range p.rules() {
 		want[keyOf(&r)] = true
-		if _, ok := have[keyOf(&r)]; ok {
-			continue
-		}
-		if err := nl.RuleAdd(&r); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add routing rule: %w", err)
-		}
 	}
 	for k, r := range have {
 		if !want[k] {
@@ -180,7 +172,29 @@ func (p *plan) apply(nl *netlink.Handle) error {
 	return p.deleteStale(nl)
 }
 
-// deleteStale deletes guard routes of other prefixes.
+// add is the first half of apply: it takes nothing away.
+func (p *plan) add(nl *netlink.Handle) error {
+	for _, r := range p.guard() {
+		if err := nl.RouteReplace(&r); err != nil {
+			return fmt.Errorf("add guard route %s: %w", prefixOf(r.Dst), err)
+		}
+	}
+	have, err := ourRules(nl)
+	if err != nil {
+		return err
+	}
+	for _, r := range p.rules() {
+		if _, ok := have[keyOf(&r)]; ok {
+			continue
+		}
+		if err := nl.RuleAdd(&r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add routing rule: %w", err)
+		}
+	}
+	return nil
+}
+
+// deleteStale deletes our routes of other prefixes.
 func (p *plan) deleteStale(nl *netlink.Handle) error {
 	type key struct {
 		table int

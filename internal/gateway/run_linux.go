@@ -18,12 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/nat"
 )
 
 // Run is the gateway, in the network namespace of the process, until ctx is done, which is no error, or something
 // fails. It needs CAP_NET_ADMIN and CAP_NET_RAW, and drops all capabilities of the process but CAP_NET_ADMIN, which it
-// needs to follow changes of the machine's addresses and to undo what it did. What it leaves behind is the guard.
+// needs to follow changes of the machine's addresses, to change routes when it is reloaded, and to undo what it did. What it leaves behind is the guard.
 func Run(ctx context.Context, o Options) (err error) {
 	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.NET_ADMIN); err != nil || !ok {
 		return ErrPrivilege
@@ -40,12 +41,21 @@ func Run(ctx context.Context, o Options) (err error) {
 	if running, err := runs(nl); err != nil || running {
 		return cmp.Or(err, ErrRunning)
 	}
-	policy, sizes := o.Config.Compile()
+	_, sizes := o.Config.Compile()
 	sizes.Shards = 4 // for the three goroutines of the loop
-	admitKernel(policy)
-	engine, err := nat.New(sizes, policy)
+	engine, err := nat.New(sizes, policyOf(o.Config))
 	if err != nil {
 		return refusal{err}
+	}
+	// A reload compares files, so what overrides them is no part of the configuration.
+	named := *o.Config
+	named.Control.Socket = cmp.Or(o.Socket, named.Control.Socket)
+	socket, err := listenControl(named.SocketPath())
+	if err != nil {
+		return err
+	}
+	if socket != nil {
+		defer socket.Close()
 	}
 	var metrics net.Listener
 	if o.Metrics != "" {
@@ -73,13 +83,22 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
+	r := newReloader(o.Path, o.Config, l, s, o.Log, policyOf)
 	if metrics != nil {
-		defer serve(metrics, o, l, s)()
+		defer serve(metrics, o, l, s, r)()
+	}
+	if socket != nil {
+		defer newController(l, s, r, o.Version).serve(socket, o.Log)()
 	}
 	if err := dropPrivileges(); err != nil {
 		return err
 	}
 	s.report(o)
+	if socket != nil {
+		o.Log.Info("answering at the control socket", "path", socket.path)
+	}
+	defer r.follow(o.Reload)()
+	defer close(s.stopped) // before anybody waits for a reload
 
 	ended := make(chan error, 1)
 	go func() { ended <- l.run(); close(ended) }()
@@ -122,6 +141,13 @@ func insideTUN(rules map[ruleKey]netlink.Rule) string {
 		}
 	}
 	return ""
+}
+
+// policyOf is the policy of a configuration on this machine.
+func policyOf(c *config.Config) *nat.Policy {
+	p, _ := c.Compile()
+	admitKernel(p)
+	return p
 }
 
 // admitKernel lets the errors in that the kernel makes about inbound packets. The engine translates them as if the host
@@ -250,6 +276,8 @@ func (s *system) follow(ctx context.Context, o Options, changes <-chan change, e
 			return nil
 		case err := <-ended:
 			return err
+		case f := <-s.calls:
+			f()
 		case c, ok := <-changes:
 			if !ok {
 				changes = nil

@@ -175,7 +175,7 @@ func TestOffload(t *testing.T) {
 		}
 	}
 	// The sender's super-packets went through whole: the engine saw far fewer packets than there are on a wire.
-	seen, wire := b.number(`nat_packets_total{verdict="outbound"}`), b.number(`nat_device_packets_total{device="outside",op="write"}`)
+	seen, wire := b.number(`nat_packets_total{dir="out",verdict="outbound"}`), b.number(`nat_device_packets_total{device="outside",op="write"}`)
 	if seen == 0 || 2*seen > wire {
 		t.Errorf("the engine saw %d packets, the wire %d", seen, wire)
 	}

@@ -19,10 +19,10 @@ import (
 )
 
 // system is what the gateway changes on the machine: everything of the network namespace it was made in. Its methods
-// are called by one goroutine at a time, except health.
+// are called by one goroutine at a time, except those of machine.
 type system struct {
 	nl       *netlink.Handle
-	mu       sync.Mutex // of plan, which health reads
+	mu       sync.Mutex // of plan and external, which health reads
 	plan     plan
 	devices  config.Devices
 	mtu      int
@@ -33,28 +33,31 @@ type system struct {
 	answered []answered
 	arp      int // a socket to announce with, which needs a capability to open only; 0 is none
 	restore  []sysctl
+	// calls are for the goroutine that follows the machine; stopped is closed when it takes no more.
+	calls   chan func()
+	stopped chan struct{}
 }
 
 // setUp prepares the machine, step by step from what refuses to what lets through. On an error it has undone what it
 // did, except the guard.
 func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
 	s = &system{nl: nl, devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()},
-		external: c.External()}
+		external: c.External(), calls: make(chan func()), stopped: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.undo())
 		}
 	}()
-	if err := s.checkAddresses(); err != nil {
+	if err := s.checkAddresses(s.external); err != nil {
 		return s, err
 	}
 	if s.mtu, err = s.chooseMTU(); err != nil {
 		return s, err
 	}
-	if err := s.checkInUse(); err != nil {
+	if s.arp, err = arpSocket(); err != nil {
 		return s, err
 	}
-	if s.arp, err = arpSocket(); err != nil {
+	if err := s.checkInUse(s.external); err != nil {
 		return s, err
 	}
 	// What cannot be had is to be found out before there is a guard.
@@ -186,14 +189,21 @@ func (s *system) reroute() error {
 			return fmt.Errorf("set the address of %s: %w", s.devices.Outside, err)
 		}
 	}
-	for _, r := range s.plan.ways(s.index[0], s.index[1], s.self) {
-		if err := s.nl.RouteReplace(&r); err != nil {
-			return fmt.Errorf("add route %s: %w", prefixOf(r.Dst), err)
-		}
+	if err := s.addWays(s.plan.ways(s.index[0], s.index[1], s.self)); err != nil {
+		return err
 	}
 	if is != was { // last, since routes with it as their source go with it
 		if err := s.nl.AddrDel(out, &netlink.Addr{IPNet: ipNet(was)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("delete the old address of %s: %w", s.devices.Outside, err)
+		}
+	}
+	return nil
+}
+
+func (s *system) addWays(ways []netlink.Route) error {
+	for _, r := range ways {
+		if err := s.nl.RouteReplace(&r); err != nil {
+			return fmt.Errorf("add route %s: %w", prefixOf(r.Dst), err)
 		}
 	}
 	return nil
@@ -267,7 +277,7 @@ func (s *system) health() error {
 		}
 	}
 	s.mu.Lock()
-	plan := s.plan
+	plan, external := s.plan, s.external
 	s.mu.Unlock()
 	rules, err := ourRules(nl)
 	if err != nil {
@@ -296,7 +306,7 @@ func (s *system) health() error {
 			return fmt.Errorf("%s is off", dotted(name))
 		}
 	}
-	found, err := onLink(nl, s.external)
+	found, err := onLink(nl, external)
 	if err != nil {
 		return err
 	}

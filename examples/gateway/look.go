@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
+)
+
+// The commands in this file talk to a gateway that runs. Package control has the protocol.
+
+// errStream is where summaries go, so that what is on the standard output is data alone.
+type errStream struct{ io.Writer }
+
+// remote is which gateway.
+type remote struct {
+	Socket string `placeholder:"PATH" help:"Control socket of the gateway; by default that of the only one that runs, in /run/tidegate."`
+}
+
+// with calls f with a client, and a context that ends with the first signal.
+func (r *remote) with(f func(context.Context, *control.Client) error) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	path := r.Socket
+	if path == "" {
+		var err error
+		if path, err = control.Find(ctx, config.SocketDir); err != nil {
+			return err
+		}
+	}
+	c := control.NewClient(path)
+	defer c.Close()
+	err := f(ctx, c)
+	if errors.Is(err, context.Canceled) {
+		return nil // as asked
+	}
+	return err
+}
+
+// format is how to write an answer.
+type format struct {
+	Output string `short:"o" enum:"text,json" default:"text" placeholder:"FORMAT" help:"text, or json: an object, of flows and events one a line (JSON Lines)."`
+}
+
+// write writes an answer that is one object.
+func (f *format) write(out io.Writer, v interface{ Print(io.Writer) error }) error {
+	if f.Output == "text" {
+		return v.Print(out)
+	}
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// natFlag is a flag with an address that may be left out, as conntrack has them.
+type natFlag struct {
+	set   bool
+	value string
+}
+
+// Decode takes the address if one follows.
+func (n *natFlag) Decode(ctx *kong.DecodeContext) error {
+	n.set = true
+	if t := ctx.Scan.Peek(); t.Type == kong.FlagValueToken || t.Type == kong.UntypedToken && !strings.HasPrefix(t.String(), "-") {
+		n.value = ctx.Scan.Pop().String()
+	}
+	return nil
+}
+
+// IsBool makes kong take the flag alone.
+func (*natFlag) IsBool() bool { return true }
+
+type flowsCmd struct {
+	remote
+	format
+	Proto    string  `short:"p" placeholder:"PROTO" aliases:"protonum" help:"tcp, udp or icmp."`
+	OrigSrc  string  `short:"s" placeholder:"ADDR" aliases:"src" help:"Source of the first packet. Addresses may be prefixes."`
+	OrigDst  string  `short:"d" placeholder:"ADDR" aliases:"dst" help:"Destination of the first packet."`
+	ReplySrc string  `short:"r" placeholder:"ADDR" help:"Source of an answer."`
+	ReplyDst string  `short:"q" placeholder:"ADDR" help:"Destination of an answer."`
+	Sport    string  `placeholder:"PORT" aliases:"orig-port-src" help:"Source port of the first packet."`
+	Dport    string  `placeholder:"PORT" aliases:"orig-port-dst" help:"Destination port of the first packet."`
+	State    string  `placeholder:"STATE" help:"Of TCP: SYN_SENT, SYN_RECV, ESTABLISHED, TIME_WAIT or CLOSE."`
+	SrcNat   natFlag `short:"n" placeholder:"ADDR" help:"With a translated source; with an address, translated to that."`
+	DstNat   natFlag `short:"g" placeholder:"ADDR" help:"With a translated destination; with an address, translated to that."`
+}
+
+// Help is what --help adds.
+func (*flowsCmd) Help() string {
+	return `Sessions in the shape of "conntrack -L", chosen by its filters, which the gateway applies; the number of them follows on the standard error.
+1:1 mappings keep no state, so they have no flows.
+
+Examples:
+  gateway flows -p tcp --state ESTABLISHED --dport 443
+  gateway flows -s 10.0.1.0/24 -o json | jq -r .remote
+  gateway flows -n 203.0.113.1`
+}
+
+// filter are the parameters of the request.
+func (c *flowsCmd) filter() url.Values {
+	q := url.Values{}
+	for name, v := range map[string]string{"proto": c.Proto, "orig-src": c.OrigSrc, "orig-dst": c.OrigDst, "reply-src": c.ReplySrc,
+		"reply-dst": c.ReplyDst, "sport": c.Sport, "dport": c.Dport, "state": c.State} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	for name, v := range map[string]natFlag{"src-nat": c.SrcNat, "dst-nat": c.DstNat} {
+		if v.set {
+			q.Set(name, v.value)
+		}
+	}
+	return q
+}
+
+func (c *flowsCmd) Run(out io.Writer, summary errStream) error {
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		b := bufio.NewWriter(out)
+		e, n := json.NewEncoder(b), 0
+		var line []byte
+		err := client.Flows(ctx, c.filter(), func(f *control.Flow) (err error) {
+			n++
+			if c.Output == "json" {
+				return e.Encode(f)
+			}
+			line = append(f.AppendText(line[:0]), '\n')
+			_, err = b.Write(line)
+			return err
+		})
+		if err := errors.Join(err, b.Flush()); err != nil {
+			return err
+		}
+		fmt.Fprintf(summary, "%d flow entries have been shown.\n", n)
+		return nil
+	})
+}
+
+type statsCmd struct {
+	remote
+	format
+}
+
+// Help is what --help adds.
+func (*statsCmd) Help() string {
+	return `Examples:
+  gateway stats
+  gateway stats -o json | jq '.verdicts[] | select(.dropped and .packets > 0)'`
+}
+
+func (c *statsCmd) Run(out io.Writer) error {
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		s, err := client.Stats(ctx)
+		if err != nil {
+			return err
+		}
+		return c.write(out, &s)
+	})
+}
+
+type portsCmd struct {
+	remote
+	format
+	Top int `default:"20" placeholder:"N" help:"How many destinations to show, up to 1000."`
+}
+
+// Help is what --help adds.
+func (*portsCmd) Help() string {
+	return `The ports of each public address, and the fullest pairs of an address and a destination: only flows to one destination compete for ports
+where mapping is address-and-port-dependent. The gateway counts by going through its sessions, some tenths of a second for a million of them.
+
+Examples:
+  gateway ports --top 5
+  gateway ports -o json | jq '.destinations[0].ratio'`
+}
+
+func (c *portsCmd) Run(out io.Writer) error {
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		p, err := client.Ports(ctx, c.Top)
+		if err != nil {
+			return err
+		}
+		return c.write(out, &p)
+	})
+}
+
+type reloadCmd struct {
+	remote
+	format
+	DryRun bool `help:"Only say what it would do."`
+}
+
+// Help is what --help adds.
+func (*reloadCmd) Help() string {
+	return `The gateway reads its configuration file again and puts it in force as a whole, or refuses it as a whole, with everything that is wrong with
+it, and goes on as before (exit code 2). SIGHUP does the same, and says so in the log. What needs a restart instead: limits.sessions,
+timeouts.fragment, flow_counters, devices, control.
+
+Examples:
+  gateway reload --dry-run
+  gateway reload`
+}
+
+func (c *reloadCmd) Run(out io.Writer) error {
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		if c.Output == "text" || c.DryRun {
+			before, err := client.Reload(ctx, true)
+			if err != nil {
+				return err
+			}
+			if err := c.write(out, &before); err != nil || c.DryRun {
+				return err
+			}
+		}
+		// What has been begun is not to end in the middle.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		after, err := client.Reload(ctx, false)
+		if err != nil {
+			return err
+		}
+		return c.write(out, &after)
+	})
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
+	"github.com/tidegate/tidegate/nat"
+)
+
+// controller answers at the control socket. See package control for what. Whatever clients do, it costs the data path the
+// time of a few goroutines: their number is bounded, none holds a lock of the engine while it waits for a client, and one
+// that waits too long is cut off.
+type controller struct {
+	l       *loop
+	m       machine
+	r       *reloader
+	version string
+	started time.Time
+	passes  chan struct{} // full while as many go through the sessions as may
+}
+
+func newController(l *loop, m machine, r *reloader, version string) *controller {
+	return &controller{l: l, m: m, r: r, version: version, started: time.Now(), passes: make(chan struct{}, control.MaxPasses)}
+}
+
+func (c *controller) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/flows", c.flows)
+	mux.HandleFunc("GET /v1/stats", c.stats)
+	mux.HandleFunc("GET /v1/ports", c.ports)
+	mux.HandleFunc("POST /v1/reload", c.reload)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/stats and /v1/ports, and POST /v1/reload", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// answerTime is how long a client has to take an answer that is one object.
+const answerTime = 10 * time.Second
+
+// serve serves at ln, which it closes, and returns how to stop.
+func (c *controller) serve(ln net.Listener, log *slog.Logger) (stop func()) {
+	srv := &http.Server{Handler: c.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, IdleTimeout: answerTime,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(&fewClients{Listener: ln, free: make(chan struct{}, control.MaxClients)}); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("the control socket is no longer served", "error", err)
+		}
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = srv.Shutdown(ctx)
+		_ = srv.Close()
+		<-done
+	}
+}
+
+// fewClients closes connections beyond those that there may be at once.
+type fewClients struct {
+	net.Listener
+	free chan struct{} // full while there are as many as may be
+}
+
+func (f *fewClients) Accept() (net.Conn, error) {
+	for {
+		conn, err := f.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case f.free <- struct{}{}:
+			return &oneClient{Conn: conn, free: f.free}, nil
+		default:
+			_ = conn.Close() // it is one too many, and hears nothing else
+		}
+	}
+}
+
+type oneClient struct {
+	net.Conn
+	once sync.Once
+	free chan struct{}
+}
+
+func (c *oneClient) Close() error {
+	c.once.Do(func() { <-c.free })
+	return c.Conn.Close()
+}
+
+// fail answers with a line for each thing that err says.
+func fail(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime)) // a connection in a test may have none
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(control.Failure{Errors: strings.Split(err.Error(), "\n")}) // the client may be gone
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime)) // as in fail
+	_ = json.NewEncoder(w).Encode(v)                                               // as in fail
+}
+
+// patient is an answer of any length, to a client that may take its time, but not too much.
+type patient struct {
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.rc.SetWriteDeadline(time.Now().Add(control.WriteTimeout)); err != nil {
+		return 0, err
+	}
+	return p.w.Write(b)
+}
+
+// pass lets one more go through the sessions, or answers that there are too many already.
+func (c *controller) pass(w http.ResponseWriter) (done func(), ok bool) {
+	select {
+	case c.passes <- struct{}{}:
+		return func() { <-c.passes }, true
+	default:
+		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others go through the sessions at the moment: try again", control.MaxPasses))
+		return nil, false
+	}
+}
+
+func (c *controller) flows(w http.ResponseWriter, r *http.Request) {
+	f, err := control.ParseFilter(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	done, ok := c.pass(w)
+	if !ok {
+		return
+	}
+	defer done()
+	w.Header().Set("Content-Type", "application/jsonl")
+	b := bufio.NewWriterSize(patient{w, http.NewResponseController(w)}, 32<<10)
+	e := json.NewEncoder(b)
+	now, counters := c.l.now(), c.r.config().FlowCounters
+	for s := range c.l.engine.Sessions(now) {
+		flow := control.FlowOf(&s, now, counters)
+		if !f.Match(&flow) {
+			continue
+		}
+		if err := e.Encode(&flow); err != nil {
+			panic(http.ErrAbortHandler) // so that the client does not take it for the end
+		}
+	}
+	if err := b.Flush(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (c *controller) stats(w http.ResponseWriter, _ *http.Request) {
+	st := c.l.engine.Stats(c.l.now())
+	source, loaded := c.r.source()
+	s := control.Stats{
+		Version: c.version, Started: c.started.UTC(), Source: source, Loaded: loaded.UTC(), Health: "ok",
+		Sessions: control.Sessions{Now: st.Sessions, Limit: st.SessionsMax, Created: st.Created, Expired: st.Expired,
+			Recycled: st.Recycled, Cut: st.Cut},
+		Mappings: st.Mappings, Quarantined: st.Quarantined,
+		FragmentSets: int(st.FragmentSets), FragmentBytes: int(st.FragmentBytes), HeldSYNs: int(st.HeldSYNs),
+		TableBytes: st.MemoryBytes, Emitted: st.Emitted, ICMPSuppressed: st.ICMPSuppressed,
+	}
+	if err := c.m.health(); err != nil {
+		s.Health = err.Error()
+	}
+	for i, n := range st.Verdicts {
+		if v := nat.Verdict(i); v != nat.Unset {
+			s.Verdicts = append(s.Verdicts, control.Verdict{Name: v.String(), Text: v.Text(), Dropped: v.Dropped(), Packets: n})
+		}
+	}
+	for i := range c.l.sides {
+		p := &c.l.sides[i]
+		read, write := c.m.dropped(nat.Side(i))
+		s.Devices = append(s.Devices, control.Device{
+			Side: nat.Side(i).String(), Name: p.dev.Name(), ReadPackets: p.readPackets.Load(), ReadBytes: p.readBytes.Load(),
+			WrotePackets: p.wrotePackets.Load(), WroteBytes: p.wroteBytes.Load(), Refused: p.refused.Load(), Dropped: read + write,
+		})
+	}
+	answer(w, &s)
+}
+
+// maxTop bounds the destinations of one answer.
+const maxTop = 1000
+
+func (c *controller) ports(w http.ResponseWriter, r *http.Request) {
+	top := 20
+	if s := r.URL.Query().Get("top"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > maxTop {
+			fail(w, http.StatusBadRequest, fmt.Errorf("top: %q: write a number from 0 to %d", s, maxTop))
+			return
+		}
+		top = n
+	}
+	done, ok := c.pass(w)
+	if !ok {
+		return
+	}
+	defer done()
+	p := portsOf(c.l.engine, c.r.policy(), c.l.now(), top)
+	answer(w, &p)
+}
+
+func (c *controller) reload(w http.ResponseWriter, r *http.Request) {
+	dry := false
+	if s := r.URL.Query().Get("dry_run"); s != "" {
+		var err error
+		if dry, err = strconv.ParseBool(s); err != nil {
+			fail(w, http.StatusBadRequest, fmt.Errorf("dry_run: %q: write true or false", s))
+			return
+		}
+	}
+	result, err := c.r.reload(dry)
+	switch {
+	case errors.As(err, new(config.Faults)), errors.Is(err, ErrRefused):
+		fail(w, http.StatusUnprocessableEntity, err)
+	case errors.Is(err, errNoFile):
+		fail(w, http.StatusConflict, err)
+	case err != nil:
+		fail(w, http.StatusInternalServerError, err)
+	default:
+		answer(w, &result)
+	}
+}
