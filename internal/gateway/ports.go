@@ -16,7 +16,7 @@ import (
 )
 
 // How full the external addresses are is written down nowhere: it is counted by going through the sessions, twice if
-// there are protocols whose flows compete for ports by destination. That costs about 0.2 s of one processor for a million
+// there are protocols whose flows compete for ports by destination. That costs about 0.4 s of one processor for a million
 // sessions, 24 KB for each external address, and nothing for destinations beyond maxCandidates.
 
 // maxCandidates bounds the destinations that are counted. A destination is sure to be among them if it has more than
