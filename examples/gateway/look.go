@@ -88,6 +88,7 @@ func (*natFlag) IsBool() bool { return true }
 type flowsCmd struct {
 	remote
 	format
+	Watch    bool    `short:"w" help:"Show what becomes of them from now on, as conntrack -E does, until interrupted."`
 	Proto    string  `short:"p" placeholder:"PROTO" aliases:"protonum" help:"tcp, udp or icmp."`
 	OrigSrc  string  `short:"s" placeholder:"ADDR" aliases:"src" help:"Source of the first packet. Addresses may be prefixes."`
 	OrigDst  string  `short:"d" placeholder:"ADDR" aliases:"dst" help:"Destination of the first packet."`
@@ -108,7 +109,8 @@ func (*flowsCmd) Help() string {
 Examples:
   gateway flows -p tcp --state ESTABLISHED --dport 443
   gateway flows -s 10.0.1.0/24 -o json | jq -r .remote
-  gateway flows -n 203.0.113.1`
+  gateway flows -n 203.0.113.1
+  gateway flows --watch -s 10.0.1.10`
 }
 
 // filter are the parameters of the request.
@@ -130,24 +132,52 @@ func (c *flowsCmd) filter() url.Values {
 
 func (c *flowsCmd) Run(out io.Writer, summary errStream) error {
 	return c.with(func(ctx context.Context, client *control.Client) error {
+		if c.Watch {
+			return c.watch(ctx, client, out, summary)
+		}
 		b := bufio.NewWriter(out)
-		e, n := json.NewEncoder(b), 0
-		var line []byte
-		err := client.Flows(ctx, c.filter(), func(f *control.Flow) (err error) {
-			n++
-			if c.Output == "json" {
-				return e.Encode(f)
-			}
-			line = append(f.AppendText(line[:0]), '\n')
-			_, err = b.Write(line)
-			return err
-		})
+		p, n := printer[*control.Flow]{w: b, json: c.Output == "json"}, 0
+		err := client.Flows(ctx, c.filter(), func(f *control.Flow) error { n++; return p.print(f) })
 		if err := errors.Join(err, b.Flush()); err != nil {
 			return err
 		}
 		fmt.Fprintf(summary, "%d flow entries have been shown.\n", n)
 		return nil
 	})
+}
+
+func (c *flowsCmd) watch(ctx context.Context, client *control.Client, out io.Writer, summary errStream) error {
+	p, n := printer[*control.Event]{w: out, json: c.Output == "json"}, 0
+	err := client.Events(ctx, c.filter(), func(e *control.Event) error {
+		if e.Lost > 0 {
+			fmt.Fprintf(summary, "%d events are missing here: they came faster than they were taken.\n", e.Lost)
+			if !p.json {
+				return nil
+			}
+		}
+		n++
+		return p.print(e)
+	})
+	if err == nil || errors.Is(err, context.Canceled) {
+		fmt.Fprintf(summary, "%d flow events have been shown.\n", n)
+	}
+	return err
+}
+
+// printer writes one thing a line.
+type printer[T interface{ AppendText([]byte) []byte }] struct {
+	w    io.Writer
+	json bool
+	line []byte
+}
+
+func (p *printer[T]) print(v T) error {
+	if p.json {
+		return json.NewEncoder(p.w).Encode(v)
+	}
+	p.line = append(v.AppendText(p.line[:0]), '\n')
+	_, err := p.w.Write(p.line)
+	return err
 }
 
 type statsCmd struct {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 )
 
 // TestCommands are those that need neither Linux nor privilege.
@@ -16,6 +18,7 @@ func TestCommands(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("inside: {prefixes: [10.0.0.0/16]}\noutside: {address: [203.0.113.1]}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	nobody := filepath.Join(t.TempDir(), "gw.sock")
 	plain := []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1"}
 	for _, tt := range []struct {
 		name        string
@@ -37,6 +40,12 @@ func TestCommands(t *testing.T) {
 		{"check of faults", []string{"check", "-c", bad}, 2, "", `bad.yaml:2: outside.address: unknown key: did you mean "addresses"?`},
 		{"forward with commas in a list", append([]string{"check", "--forward", "tcp:203.0.113.1:1=10.0.0.1:1", "--forward", "udp:203.0.113.1:1=10.0.0.1:1"}, plain...),
 			0, "2 forwards", ""},
+		{"help of flows", []string{"flows", "--help"}, 0, "--orig-src=ADDR", ""},
+		{"flows of nobody", []string{"flows", "--socket", nobody}, 1, "", "gateway: no gateway runs at " + nobody},
+		{"flows with an argument", []string{"flows", "x", "--socket", nobody}, 2, "", "unexpected argument x"},
+		{"an address of -n", []string{"flows", "-n", "203.0.113.1", "--socket", nobody}, 1, "", "no gateway runs"},
+		{"unknown format", []string{"stats", "-o", "xml"}, 2, "", "--output must be one of"},
+		{"reload of nobody", []string{"reload", "--dry-run", "--socket", nobody}, 1, "", "no gateway runs"},
 		{"print-config", append([]string{"print-config"}, plain...), 0, "tcp_established: 7440s\n", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -64,5 +73,31 @@ func TestPrintConfig(t *testing.T) {
 	}
 	if exit := run([]string{"print-config", "--config", name}, &again, &errOut); exit != 0 || again.String() != out.String() {
 		t.Errorf("exit %d: %s\n%s", exit, errOut.String(), again.String())
+	}
+}
+
+// TestFilterFlags: each flag is the parameter that it says it is; -n and -g take an address, or none.
+func TestFilterFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                        "",
+		"-p tcp --state SYN_SENT": "proto=tcp&state=SYN_SENT",
+		"-s 10.0.0.0/8 --dst 1.2.3.4 -r 1.2.3.4 -q 203.0.113.1": "orig-dst=1.2.3.4&orig-src=10.0.0.0%2F8&reply-dst=203.0.113.1&reply-src=1.2.3.4",
+		"--sport 1 --orig-port-dst 2":                           "dport=2&sport=1",
+		"-n":                                                    "src-nat=",
+		"-n 203.0.113.1 -g":                                     "dst-nat=&src-nat=203.0.113.1",
+		"-g -p udp":                                             "dst-nat=&proto=udp",
+		"--src-nat=203.0.113.0/24":                              "src-nat=203.0.113.0%2F24",
+	} {
+		var c flowsCmd
+		p, err := kong.New(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Parse(strings.Fields(args)); err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+		if got := c.filter().Encode(); got != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
+		}
 	}
 }

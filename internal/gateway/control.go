@@ -32,20 +32,24 @@ type controller struct {
 	version string
 	started time.Time
 	passes  chan struct{} // full while as many go through the sessions as may
+	hub     hub
+	closing chan struct{} // closed when those who watch are to go
 }
 
 func newController(l *loop, m machine, r *reloader, version string) *controller {
-	return &controller{l: l, m: m, r: r, version: version, started: time.Now(), passes: make(chan struct{}, control.MaxPasses)}
+	return &controller{l: l, m: m, r: r, version: version, started: time.Now(), passes: make(chan struct{}, control.MaxPasses),
+		hub: hub{l: l, policy: r.policy}, closing: make(chan struct{})}
 }
 
 func (c *controller) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/flows", c.flows)
+	mux.HandleFunc("GET /v1/events", c.events)
 	mux.HandleFunc("GET /v1/stats", c.stats)
 	mux.HandleFunc("GET /v1/ports", c.ports)
 	mux.HandleFunc("POST /v1/reload", c.reload)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/stats and /v1/ports, and POST /v1/reload", r.Method, r.URL.Path))
+		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats and /v1/ports, and POST /v1/reload", r.Method, r.URL.Path))
 	})
 	return mux
 }
@@ -65,11 +69,13 @@ func (c *controller) serve(ln net.Listener, log *slog.Logger) (stop func()) {
 		}
 	}()
 	return func() {
+		close(c.closing)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = srv.Shutdown(ctx)
 		_ = srv.Close()
 		<-done
+		c.hub.wait()
 	}
 }
 
@@ -157,9 +163,9 @@ func (c *controller) flows(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/jsonl")
 	b := bufio.NewWriterSize(patient{w, http.NewResponseController(w)}, 32<<10)
 	e := json.NewEncoder(b)
-	now, counters := c.l.now(), c.r.config().FlowCounters
+	now := c.l.now()
 	for s := range c.l.engine.Sessions(now) {
-		flow := control.FlowOf(&s, now, counters)
+		flow := control.FlowOf(&s, now, c.l.counts)
 		if !f.Match(&flow) {
 			continue
 		}
@@ -169,6 +175,54 @@ func (c *controller) flows(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := b.Flush(); err != nil {
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// events sends events as they come, until the client goes. What waits for it is bounded; it is told what it missed.
+func (c *controller) events(w http.ResponseWriter, r *http.Request) {
+	f, err := control.ParseFilter(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	watcher, ok := c.hub.watch(f)
+	if !ok {
+		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others watch already", control.MaxWatchers))
+		return
+	}
+	defer c.hub.leave(watcher)
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/jsonl")
+	b := bufio.NewWriterSize(patient{w, rc}, 32<<10)
+	e := json.NewEncoder(b)
+	// Its request was read, and to find out whether it is still there may take any time. The header tells it that it watches.
+	if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Now().Add(control.WriteTimeout)), rc.Flush()); err != nil {
+		return
+	}
+	losses := time.NewTicker(time.Second)
+	defer losses.Stop()
+	for {
+		var err error
+		select {
+		case v := <-watcher.events:
+			err = e.Encode(&v)
+		case <-losses.C:
+		case <-r.Context().Done():
+			return
+		case <-c.closing:
+			return
+		}
+		if len(watcher.events) == 0 {
+			if n := watcher.lost.Swap(0); n > 0 {
+				err = errors.Join(err, e.Encode(&control.Event{Time: time.Now().UTC(), Kind: "lost", Lost: n}))
+			}
+			if b.Buffered() > 0 {
+				err = errors.Join(err, b.Flush(), rc.Flush())
+			}
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

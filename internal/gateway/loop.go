@@ -20,6 +20,7 @@ import (
 type loop struct {
 	engine *nat.Engine
 	start  time.Time
+	counts bool    // the engine counts the packets of each session
 	sides  [2]port // by nat.Side, which is the attachment, too
 }
 

@@ -43,7 +43,7 @@ func newWires(t testing.TB) *wires {
 		t.Fatal(err)
 	}
 	policy, sizes := c.Compile()
-	sizes.Sessions = 1024
+	sizes.Sessions, sizes.Events = 1024, eventsKept
 	engine, err := nat.New(sizes, policy)
 	if err != nil {
 		t.Fatal(err)

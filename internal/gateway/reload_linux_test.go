@@ -4,6 +4,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -159,6 +160,8 @@ func TestLook(t *testing.T) {
 	b.wants(0, []string{"stats", "-o", "json"}, `"source": "`+file+`"`)
 	b.wants(0, []string{"ports", "--top", "1"}, "203.0.113.1  tcp    1     64511  0.0 %  198.51.100.1:7")
 
+	b.watchFlows()
+
 	if st, err := os.Stat(b.socket); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the socket: %v, %v", st, err)
 	}
@@ -174,6 +177,51 @@ func TestLook(t *testing.T) {
 	}
 	b.start("--config", file)
 	b.wants(0, []string{"stats"}, "health         ok")
+}
+
+// watchFlows: what is opened while somebody watches he sees, and SIGINT is an end as asked.
+func (b *bed) watchFlows() {
+	b.t.Helper()
+	cmd := b.gw.Command(b.t.Context(), binary, "flows", "--watch", "--dport", "9", "--socket", b.socket)
+	cmd.SysProcAttr.Cloneflags = 0 // see launch
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var summary bytes.Buffer
+	cmd.Stderr = &summary
+	if err := b.gw.Start(cmd); err != nil {
+		b.t.Fatal(err)
+	}
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			lines <- sc.Text()
+		}
+	}()
+	echoTCP(b.t, b.net, "198.51.100.1:9")
+	var first string
+	until(b.t, "an event", func() bool {
+		dial(b.t, b.pc, "198.51.100.1:9") // what is opened before it watches it does not see
+		select {
+		case first = <-lines:
+			return true
+		default:
+			return false
+		}
+	})
+	if !regexp.MustCompile(`^    \[NEW\] tcp      6 240 SYN_SENT src=10\.0\.1\.10 dst=198\.51\.100\.1 sport=\d+ dport=9 \[UNREPLIED\] src=`).MatchString(first) {
+		b.t.Errorf("the first event: %s", first)
+	}
+	_ = cmd.Process.Signal(os.Interrupt) // it may have ended
+	n := 1
+	for range lines {
+		n++
+	}
+	if err := cmd.Wait(); err != nil || summary.String() != fmt.Sprintf("%d flow events have been shown.\n", n) {
+		b.t.Errorf("%v, %d lines, and %q", err, n, summary.String())
+	}
 }
 
 // TestReloadTraffic: a connection survives a reload that keeps its address and is cut by one that takes it away; what is new can

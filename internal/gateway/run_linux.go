@@ -41,15 +41,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	if running, err := runs(nl); err != nil || running {
 		return cmp.Or(err, ErrRunning)
 	}
+	// A reload compares files, so what overrides them is no part of the configuration.
+	named := *o.Config
+	named.Control.Socket = cmp.Or(o.Socket, named.Control.Socket)
 	_, sizes := o.Config.Compile()
 	sizes.Shards = 4 // for the three goroutines of the loop
+	if named.SocketPath() != "" {
+		sizes.Events = eventsKept
+	}
 	engine, err := nat.New(sizes, policyOf(o.Config))
 	if err != nil {
 		return refusal{err}
 	}
-	// A reload compares files, so what overrides them is no part of the configuration.
-	named := *o.Config
-	named.Control.Socket = cmp.Or(o.Socket, named.Control.Socket)
 	socket, err := listenControl(named.SocketPath())
 	if err != nil {
 		return err
@@ -83,6 +86,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
+	l.counts = sizes.FlowCounters
 	r := newReloader(o.Path, o.Config, l, s, o.Log, policyOf)
 	if metrics != nil {
 		defer serve(metrics, o, l, s, r)()
