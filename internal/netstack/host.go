@@ -5,9 +5,10 @@ package netstack
 import (
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"math/rand"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ type Config struct {
 	// AfterFunc is time.AfterFunc, or a timer queue of the caller's that runs on the clock of package time; nil means the
 	// former.
 	AfterFunc func(d time.Duration, f func()) Timer
+	// Wake is called when a goroutine that waits for the host may go on, with what lets it: it may be called later. It must
+	// not block, nor call the Host; nil means at once.
+	Wake func(release func())
 }
 
 // Timer is what Config.AfterFunc returns: *time.Timer has these methods.
@@ -47,13 +51,15 @@ type Timer interface {
 // goroutine.
 type Host struct {
 	addrs []netip.Addr
-	seed  uint64
+	after func(time.Duration, func()) Timer
+	wake  func(release func())
 
-	mu     sync.Mutex // turns at the stack
-	stack  *stack.Stack
-	link   *link
-	closed bool
-	conns  map[io.Closer]struct{} // what is open, so that Close ends it
+	mu      sync.Mutex // turns at the stack
+	stack   *stack.Stack
+	link    *link
+	sockets map[*socket]struct{} // what is open, so that Close ends it
+	closed  bool                 // nothing is opened, sent or received any more
+	ended   bool                 // the stack's goroutines are gone
 
 	tapMu sync.Mutex
 	taps  map[*func([]byte)]struct{}
@@ -73,9 +79,12 @@ func New(c Config) (*Host, error) {
 	if c.AfterFunc == nil {
 		c.AfterFunc = func(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
 	}
+	if c.Wake == nil {
+		c.Wake = func(release func()) { release() }
+	}
 	h := &Host{
-		addrs: c.Addrs, seed: c.Seed, link: l,
-		conns: map[io.Closer]struct{}{}, taps: map[*func([]byte)]struct{}{},
+		addrs: c.Addrs, after: c.AfterFunc, wake: c.Wake, link: l,
+		sockets: map[*socket]struct{}{}, taps: map[*func([]byte)]struct{}{},
 	}
 	h.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
@@ -112,7 +121,7 @@ func (h *Host) do(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f()
-	if !h.closed {
+	if !h.ended {
 		h.settle()
 	}
 }
@@ -166,44 +175,26 @@ func checksumErrors(stack *stack.Stack) uint64 {
 		s.IP.MalformedPacketsReceived.Value() + s.ICMP.V4.PacketsReceived.Invalid.Value()
 }
 
-// Close ends the host: connections are aborted, and every call that waits returns net.ErrClosed.
+// Close ends the host: connections are aborted without a word to their peers, and every call that waits returns
+// net.ErrClosed.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
 		return nil
 	}
-	open := make([]io.Closer, 0, len(h.conns))
-	for c := range h.conns {
-		open = append(open, c)
-	}
+	h.closed = true
+	h.link.out = func([]byte) {}
+	open := slices.Collect(maps.Keys(h.sockets))
 	h.mu.Unlock()
-	for _, c := range open {
-		_ = c.Close() // what they could say is of no use to anybody any more
+	for _, s := range open {
+		_ = s.shut(s.ep.Abort) // somebody else has closed it in the meantime
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.closed = true
-	h.link.out = func([]byte) {}
+	h.ended = true
 	h.stack.Close()
 	h.stack.Resume()
 	h.stack.Wait()
 	return nil
-}
-
-// opened and forget keep the list of what Close has to close.
-func (h *Host) opened(c io.Closer) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return errClosedHost
-	}
-	h.conns[c] = struct{}{}
-	return nil
-}
-
-func (h *Host) forget(c io.Closer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.conns, c)
 }

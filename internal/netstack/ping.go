@@ -24,7 +24,7 @@ func (h *Host) Ping(ctx context.Context, to netip.Addr, size int) (time.Duration
 		return 0, opError("ping", "ip4:icmp", nil, addr, err)
 	}
 	s.remote = addr
-	defer s.shut(s.ep.Close)
+	defer func() { _ = s.shut(s.ep.Close) }()
 	request := make([]byte, header.ICMPv4MinimumSize+size)
 	header.ICMPv4(request).SetType(header.ICMPv4Echo)
 	header.ICMPv4(request).SetSequence(1)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -29,20 +30,14 @@ type socket struct {
 	read, write deadline
 }
 
-func newSocket(h *Host, network string, ep tcpip.Endpoint, wq *waiter.Queue) *socket {
-	return &socket{
-		host: h, ep: ep, wq: wq, network: network, closed: make(chan struct{}), read: newDeadline(), write: newDeadline(),
-	}
-}
-
 // open makes an endpoint with a local address and port, of which either may be missing.
 func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local netip.AddrPort) (*socket, error) {
 	var wq waiter.Queue
 	var ep tcpip.Endpoint
 	var err tcpip.Error
-	closed := false
+	var s *socket
 	h.do(func() {
-		if closed = h.closed; closed {
+		if h.closed {
 			return
 		}
 		if ep, err = h.stack.NewEndpoint(proto, ipv4.ProtocolNumber, &wq); err != nil {
@@ -51,21 +46,34 @@ func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local n
 		if local.Port() != 0 || local.Addr().IsValid() && !local.Addr().IsUnspecified() {
 			if err = ep.Bind(fullAddress(local)); err != nil {
 				ep.Close()
+				return
 			}
 		}
+		s = h.opened(network, ep, &wq)
 	})
-	if closed {
+	switch {
+	case err != nil:
+		return nil, goError(err)
+	case s == nil:
 		return nil, errClosedHost
 	}
-	if err != nil {
-		return nil, goError(err)
+	return s, nil
+}
+
+// opened is the socket of an endpoint. The caller has the stack to itself.
+func (h *Host) opened(network string, ep tcpip.Endpoint, wq *waiter.Queue) *socket {
+	s := &socket{
+		host: h, ep: ep, wq: wq, network: network, closed: make(chan struct{}), read: newDeadline(h), write: newDeadline(h),
 	}
-	return newSocket(h, network, ep, &wq), nil
+	h.sockets[s] = struct{}{}
+	return s
 }
 
 // try calls f with the stack to itself until it need not wait, and waits for an event of the mask in between.
 func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f func() tcpip.Error) error {
-	entry, ready := waiter.NewChannelEntry(mask)
+	var entry waiter.Entry
+	ready := &signal{host: s.host, ch: make(chan struct{}, 1)}
+	entry.Init(ready, mask)
 	s.wq.EventRegister(&entry)
 	defer s.wq.EventUnregister(&entry)
 	for {
@@ -80,7 +88,11 @@ func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f 
 		default:
 		}
 		var err tcpip.Error
-		s.host.do(func() { err = f() })
+		s.host.do(func() {
+			if err = &(tcpip.ErrInvalidEndpointState{}); !s.host.closed {
+				err = f()
+			}
+		})
 		switch err.(type) {
 		case *tcpip.ErrWouldBlock, *tcpip.ErrConnectStarted:
 		case *tcpip.ErrAborted, *tcpip.ErrInvalidEndpointState, *tcpip.ErrClosedForReceive:
@@ -94,7 +106,7 @@ func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f 
 			return goError(err)
 		}
 		select {
-		case <-ready:
+		case <-ready.ch:
 		case <-s.closed:
 		case <-timeout:
 		case <-ctx.Done():
@@ -102,14 +114,44 @@ func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f 
 	}
 }
 
-// shut closes the endpoint, once; how is what to do with it.
-func (s *socket) shut(how func()) {
+// signal wakes a call that waits, by way of Config.Wake.
+type signal struct {
+	host   *Host
+	ch     chan struct{}
+	queued atomic.Bool
+}
+
+// NotifyEvent is waiter.EventListener's.
+func (s *signal) NotifyEvent(waiter.EventMask) {
+	if s.queued.Swap(true) {
+		return
+	}
+	s.host.wake(func() {
+		s.queued.Store(false)
+		select {
+		case s.ch <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// shut closes the endpoint; how is what to do with it. The second time is an error, as with package net.
+func (s *socket) shut(how func()) error {
+	err := net.ErrClosed
 	s.once.Do(func() {
+		err = nil
 		close(s.closed)
-		s.host.do(how)
+		s.host.do(func() {
+			delete(s.host.sockets, s)
+			how()
+		})
 		s.read.set(time.Time{})
 		s.write.set(time.Time{})
 	})
+	if err != nil {
+		return s.opError("close", err)
+	}
+	return nil
 }
 
 func (s *socket) LocalAddr() net.Addr  { return s.local }
@@ -180,12 +222,13 @@ func literal(address string) (netip.AddrPort, error) {
 
 // deadline is a point in time that may move, and a channel that is closed when it has passed.
 type deadline struct {
+	host  *Host
 	mu    sync.Mutex
-	timer *time.Timer
+	timer Timer
 	ch    chan struct{}
 }
 
-func newDeadline() deadline { return deadline{ch: make(chan struct{})} }
+func newDeadline(h *Host) deadline { return deadline{host: h, ch: make(chan struct{})} }
 
 func (d *deadline) passed() <-chan struct{} {
 	d.mu.Lock()
@@ -209,13 +252,21 @@ func (d *deadline) set(t time.Time) {
 	if t.IsZero() {
 		return
 	}
-	ch := d.ch
-	d.timer = time.AfterFunc(time.Until(t), func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.ch == ch && d.timer != nil {
-			d.timer = nil
-			close(ch)
-		}
+	left := time.Until(t)
+	if left <= 0 {
+		close(d.ch)
+		return
+	}
+	var timer Timer
+	timer = d.host.after(left, func() {
+		d.host.wake(func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.timer == timer {
+				d.timer = nil
+				close(d.ch)
+			}
+		})
 	})
+	d.timer = timer
 }

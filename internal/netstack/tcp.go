@@ -46,14 +46,14 @@ func (h *Host) DialTCP(ctx context.Context, local, remote netip.AddrPort) (*TCPC
 		return nil
 	})
 	if err != nil {
-		s.shut(s.ep.Abort)
+		_ = s.shut(s.ep.Abort)
 		return nil, opError("dial", "tcp", nil, to, err)
 	}
-	return h.connected(s)
+	return s.connected(), nil
 }
 
 // connected makes a connection of an endpoint that is one.
-func (h *Host) connected(s *socket) (*TCPConn, error) {
+func (s *socket) connected() *TCPConn {
 	s.host.do(func() {
 		if a, err := s.ep.GetLocalAddress(); err == nil {
 			s.local = net.TCPAddrFromAddrPort(addrPort(a))
@@ -63,12 +63,7 @@ func (h *Host) connected(s *socket) (*TCPConn, error) {
 		}
 		s.ep.SocketOptions().SetDelayOption(false) // as package net does
 	})
-	c := &TCPConn{s}
-	if err := h.opened(c); err != nil {
-		s.shut(s.ep.Abort)
-		return nil, opError("dial", "tcp", s.local, s.remote, err)
-	}
-	return c, nil
+	return &TCPConn{s}
 }
 
 // Read is io.Reader's.
@@ -105,17 +100,10 @@ func (c *TCPConn) Write(b []byte) (n int, err error) {
 }
 
 // Close ends the connection in order: what was written still goes out.
-func (c *TCPConn) Close() error {
-	c.host.forget(c)
-	c.shut(c.ep.Close)
-	return nil
-}
+func (c *TCPConn) Close() error { return c.shut(c.ep.Close) }
 
 // Abort ends it with a RST.
-func (c *TCPConn) Abort() {
-	c.host.forget(c)
-	c.shut(c.ep.Abort)
-}
+func (c *TCPConn) Abort() error { return c.shut(c.ep.Abort) }
 
 // CloseWrite sends a FIN; reading goes on.
 func (c *TCPConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
@@ -151,23 +139,21 @@ func (h *Host) ListenTCP(local netip.AddrPort) (*TCPListener, error) {
 			s.local = net.TCPAddrFromAddrPort(addrPort(a))
 		}
 	})
-	l := &TCPListener{s}
-	if err = goError(refused); err == nil {
-		err = h.opened(l)
+	if refused != nil {
+		_ = s.shut(s.ep.Abort)
+		return nil, opError("listen", "tcp", nil, at, goError(refused))
 	}
-	if err != nil {
-		s.shut(s.ep.Abort)
-		return nil, opError("listen", "tcp", nil, at, err)
-	}
-	return l, nil
+	return &TCPListener{s}, nil
 }
 
 // Accept is net.Listener's.
 func (l *TCPListener) Accept() (net.Conn, error) {
-	var ep tcpip.Endpoint
-	var wq *waiter.Queue
-	err := l.try(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr, &l.read, context.Background(), func() (err tcpip.Error) {
-		ep, wq, err = l.ep.Accept(nil)
+	var s *socket
+	err := l.try(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr, &l.read, context.Background(), func() tcpip.Error {
+		ep, wq, err := l.ep.Accept(nil)
+		if err == nil {
+			s = l.host.opened("tcp", ep, wq)
+		}
 		return err
 	})
 	if err == io.EOF {
@@ -176,15 +162,11 @@ func (l *TCPListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, l.opError("accept", err)
 	}
-	return l.host.connected(newSocket(l.host, "tcp", ep, wq))
+	return s.connected(), nil
 }
 
 // Addr is net.Listener's.
 func (l *TCPListener) Addr() net.Addr { return l.local }
 
 // Close is net.Listener's.
-func (l *TCPListener) Close() error {
-	l.host.forget(l)
-	l.shut(l.ep.Close)
-	return nil
-}
+func (l *TCPListener) Close() error { return l.shut(l.ep.Close) }

@@ -34,7 +34,8 @@ func (h *Host) udp(op string, local, remote netip.AddrPort) (*UDPConn, error) {
 	}
 	var refused tcpip.Error
 	h.do(func() {
-		if local.Port() == 0 && !local.Addr().IsValid() || local.Addr().IsUnspecified() && local.Port() == 0 {
+		s.ep.SocketOptions().SetBroadcast(true) // as package net does
+		if local.Port() == 0 && (!local.Addr().IsValid() || local.Addr().IsUnspecified()) {
 			refused = s.ep.Bind(tcpip.FullAddress{NIC: nic})
 		}
 		if refused == nil && remote.IsValid() {
@@ -45,15 +46,11 @@ func (h *Host) udp(op string, local, remote netip.AddrPort) (*UDPConn, error) {
 			s.local = net.UDPAddrFromAddrPort(addrPort(a))
 		}
 	})
-	c := &UDPConn{s}
-	if err = goError(refused); err == nil {
-		err = h.opened(c)
+	if refused != nil {
+		_ = s.shut(s.ep.Abort)
+		return nil, opError(op, "udp", net.UDPAddrFromAddrPort(local), s.remote, goError(refused))
 	}
-	if err != nil {
-		s.shut(s.ep.Abort)
-		return nil, opError(op, "udp", net.UDPAddrFromAddrPort(local), s.remote, err)
-	}
-	return c, nil
+	return &UDPConn{s}, nil
 }
 
 // ReadFrom is net.PacketConn's. What does not fit b is lost.
@@ -127,8 +124,4 @@ func (c *UDPConn) DontFragment() error {
 }
 
 // Close is net.PacketConn's.
-func (c *UDPConn) Close() error {
-	c.host.forget(c)
-	c.shut(c.ep.Close)
-	return nil
-}
+func (c *UDPConn) Close() error { return c.shut(c.ep.Close) }

@@ -77,7 +77,7 @@ var ErrNoAnswer = errors.New("no answer")
 
 // Discover does the tests of RFC 5780, sections 4.3 to 4.5. The context is looked at before each try.
 func (c *Client) Discover(ctx context.Context) (b Behaviour, err error) {
-	if b.Mapped, b.Mapping, err = c.mapping(ctx); err != nil {
+	if b.Mapped, b.Mapping, err = c.Mapping(ctx); err != nil {
 		return b, fmt.Errorf("discover the mapping: %w", err)
 	}
 	if b.Filtering, err = c.filtering(ctx); err != nil {
@@ -89,8 +89,8 @@ func (c *Client) Discover(ctx context.Context) (b Behaviour, err error) {
 	return b, nil
 }
 
-// mapping asks three of the server's endpoints from one socket (section 4.3).
-func (c *Client) mapping(ctx context.Context) (mapped netip.AddrPort, m Mapping, err error) {
+// Mapping is the part of Discover that asks three of the server's endpoints from one socket (section 4.3).
+func (c *Client) Mapping(ctx context.Context) (mapped netip.AddrPort, m Mapping, err error) {
 	conn, err := c.Open()
 	if err != nil {
 		return mapped, 0, err

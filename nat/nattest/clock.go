@@ -4,6 +4,7 @@ package nattest
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,13 +13,22 @@ import (
 
 // clock runs the events of a network one after the other, on the clock of package time.
 //
-// What makes a run repeatable in a bubble of testing/synctest: an event that is due at t runs a nanosecond later, when
-// everything else that t brought about has come to rest; and after an event that may have woken somebody the clock
-// waits for another nanosecond. So an event never races with the goroutines of a test, and events of one moment
-// have an order that does not depend on who was scheduled first: by the number of their owner, then in its own order.
+// What makes a run repeatable in a bubble of testing/synctest is that the clock and the goroutines of the test never act
+// at the same time. Events run in odd nanoseconds, when all that happened before has come to rest. A goroutine that an
+// event wakes (data have come, a deadline has passed) is let go in an even one, and the next one when it has come to
+// rest, too; what it sends is an event again. So goroutines go on in even nanoseconds, and sleep to even ones. Events of
+// one moment have an order that does not depend on who was scheduled first: by the number of their owner, then in its
+// own order. What an event brings about is timed from when it was due: the nanoseconds do not add up.
+//
+// In real time, events run when they are due, and wake at once.
 type clock struct {
+	virtual bool
+	start   time.Time
+	due     time.Time // when the event that runs was due; for the clock's own goroutine
+
 	mu     sync.Mutex
 	queue  eventQueue
+	woken  []func()      // who is to be let go
 	wake   chan struct{} // that the first event has changed
 	closed chan struct{}
 	done   chan struct{}
@@ -36,23 +46,42 @@ type event struct {
 	at    time.Time
 	seq   uint64
 	place int // in the queue, or -1
-	run   func() (woke bool)
+	run   func()
 }
 
 func newClock() *clock {
-	c := &clock{wake: make(chan struct{}, 1), closed: make(chan struct{}), done: make(chan struct{})}
+	c := &clock{
+		virtual: timeStands(), start: time.Now(),
+		wake: make(chan struct{}, 1), closed: make(chan struct{}), done: make(chan struct{}),
+	}
 	go c.loop()
 	return c
 }
 
-// after has f run when d has passed. f says whether it may have woken a goroutine of the test.
-func (c *clock) after(o *owner, d time.Duration, f func() (woke bool)) *event {
+// timeStands tells the time of a bubble from that of the world: it does not go on while somebody looks at it.
+func timeStands() bool {
+	const looks = 100_000 // a millisecond and more: the coarsest clock in use has moved by then
+	start := time.Now()
+	for range looks {
+		if time.Now() != start {
+			return false
+		}
+	}
+	return true
+}
+
+// after has f run when d has passed.
+func (c *clock) after(o *owner, d time.Duration, f func()) *event {
+	return c.at(o, time.Now().Add(d), f)
+}
+
+func (c *clock) at(o *owner, at time.Time, f func()) *event {
 	e := &event{clock: c, owner: o, place: -1, run: f}
-	c.set(e, d)
+	c.set(e, at)
 	return e
 }
 
-func (c *clock) set(e *event, d time.Duration) (pending bool) {
+func (c *clock) set(e *event, at time.Time) (pending bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	pending = e.place >= 0
@@ -60,13 +89,10 @@ func (c *clock) set(e *event, d time.Duration) (pending bool) {
 		heap.Remove(&c.queue, e.place)
 	}
 	e.owner.seq++
-	e.at, e.seq = time.Now().Add(d), e.owner.seq
+	e.at, e.seq = at, e.owner.seq
 	heap.Push(&c.queue, e)
 	if e.place == 0 {
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
+		c.notify()
 	}
 	return pending
 }
@@ -82,23 +108,48 @@ func (e *event) Stop() bool {
 	return true
 }
 
-func (e *event) Reset(d time.Duration) bool { return e.clock.set(e, d) }
+func (e *event) Reset(d time.Duration) bool { return e.clock.set(e, time.Now().Add(d)) }
 
 // timers is what a host takes its timers from.
 func (c *clock) timers(o *owner) func(time.Duration, func()) netstack.Timer {
 	return func(d time.Duration, f func()) netstack.Timer {
-		return c.after(o, d, func() bool { f(); return true })
+		return c.after(o, d, f)
+	}
+}
+
+// release lets a goroutine go on, which f does, when all else has come to rest.
+func (c *clock) release(f func()) {
+	if !c.virtual {
+		f()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.woken = append(c.woken, f)
+	c.notify()
+}
+
+// notify is for whoever has changed the queue, and holds mu.
+func (c *clock) notify() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 
 func (c *clock) loop() {
 	defer close(c.done)
 	for {
-		e, wait := c.next()
-		if e != nil {
-			if e.run() {
-				time.Sleep(1)
-			}
+		e, f, wait := c.next()
+		switch {
+		case e != nil:
+			c.due = e.at
+			e.run()
+			continue
+		case f != nil:
+			time.Sleep(1)
+			f()
+			c.settle()
 			continue
 		}
 		var due <-chan time.Time
@@ -111,25 +162,37 @@ func (c *clock) loop() {
 		case <-c.closed:
 			return
 		}
+		c.settle()
 	}
 }
 
-// next is the event to run now; or else how long to wait for it, 0 being for ever.
-func (c *clock) next() (*event, time.Duration) {
+// settle waits for all others, up to the next odd nanosecond.
+func (c *clock) settle() {
+	if c.virtual {
+		time.Sleep(1 + time.Since(c.start)&1)
+	}
+}
+
+// next is the event to run now; or else whom to let go, or how long to wait for an event, 0 being for ever.
+func (c *clock) next() (e *event, release func(), wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
 	case <-c.closed:
-		return nil, 0
+		return nil, nil, 0
 	default:
 	}
-	if len(c.queue) == 0 {
-		return nil, 0
+	if len(c.queue) > 0 {
+		if wait = time.Until(c.queue[0].at); wait <= 0 {
+			return heap.Pop(&c.queue).(*event), nil, 0
+		}
 	}
-	if wait := time.Until(c.queue[0].at) + 1; wait > 0 {
-		return nil, wait
+	if len(c.woken) > 0 {
+		release = c.woken[0]
+		c.woken = slices.Delete(c.woken, 0, 1)
+		return nil, release, 0
 	}
-	return heap.Pop(&c.queue).(*event), 0
+	return nil, nil, wait
 }
 
 // close ends the loop; no event runs after it.

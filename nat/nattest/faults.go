@@ -24,9 +24,7 @@ func (x *NAT) Update(edit func(p *nat.Policy)) nat.Impact {
 	x.net.tb.Helper()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := x.policy
-	p.Pools, p.Routes = slices.Clone(p.Pools), slices.Clone(p.Routes)
-	p.Forwards, p.Static = slices.Clone(p.Forwards), slices.Clone(p.Static)
+	p := x.policyCopy()
 	edit(&p)
 	impact, err := x.engine.Apply(&p, x.net.Elapsed())
 	if err != nil {
@@ -34,6 +32,25 @@ func (x *NAT) Update(edit func(p *nat.Policy)) nat.Impact {
 	}
 	x.policy = p
 	return impact
+}
+
+// Policy is a copy of the policy that is in force: for Policy.Subscriber, say.
+func (x *NAT) Policy() *nat.Policy {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.policyCopy()
+	return &p
+}
+
+// policyCopy is what an edit may change without the policy changing. The caller holds mu.
+func (x *NAT) policyCopy() nat.Policy {
+	p := x.policy
+	p.Pools, p.Routes = slices.Clone(p.Pools), slices.Clone(p.Routes)
+	p.Forwards, p.Static = slices.Clone(p.Forwards), slices.Clone(p.Static)
+	for i := range p.Pools {
+		p.Pools[i].Addresses, p.Pools[i].Draining = slices.Clone(p.Pools[i].Addresses), slices.Clone(p.Pools[i].Draining)
+	}
+	return p
 }
 
 // Forward opens a port of the NAT's first address for a host behind it: protocol is "tcp" or "udp".

@@ -35,11 +35,11 @@ func (s *site) host(name string, link []Link) *Host {
 		n.tb.Fatalf("nattest: host %s: %v is full", name, s.prefix)
 	}
 	h := &Host{name: name, net: n}
-	h.port = s.attach(name, l, func(b []byte) bool { h.stack.Inject(b); return true })
+	h.port = s.attach(name, l, func(b []byte) { h.stack.Inject(b) })
 	var err error
 	h.stack, err = netstack.New(netstack.Config{
 		Addrs: []netip.Addr{addr}, MTU: l.mtu(), Seed: n.seed ^ uint64(h.port.owner.number)<<32,
-		Output: h.port.emit, AfterFunc: n.clock.timers(&h.port.owner),
+		Output: h.port.emit, AfterFunc: n.clock.timers(&h.port.owner), Wake: n.clock.release,
 	})
 	if err != nil {
 		n.tb.Fatalf("nattest: host %s: %v", name, err)

@@ -65,7 +65,7 @@ type wire struct {
 	rand  *rand.Rand
 	ready time.Time // when the last packet has left
 	last  time.Time // when it arrives
-	to    func(b []byte) (woke bool)
+	to    func(b []byte)
 }
 
 // send puts a packet on the wire.
@@ -73,7 +73,7 @@ func (w *wire) send(l Link, b []byte) {
 	if l.Loss > 0 && w.rand.Float64() < l.Loss {
 		return
 	}
-	now := time.Now()
+	now := w.clock.due
 	leaves := now
 	if l.Bandwidth > 0 {
 		queue := l.Queue
@@ -96,19 +96,19 @@ func (w *wire) send(l Link, b []byte) {
 		if delay == 0 {
 			delay = defaultReorder
 		}
-		w.arrive(arrives.Add(delay).Sub(now), b)
+		w.arrive(arrives.Add(delay), b)
 	} else {
 		w.last = later(arrives, w.last)
-		w.arrive(w.last.Sub(now), b)
+		w.arrive(w.last, b)
 	}
 	if l.Duplicate > 0 && w.rand.Float64() < l.Duplicate {
 		w.last = later(arrives, w.last)
-		w.arrive(w.last.Sub(now), append([]byte(nil), b...))
+		w.arrive(w.last, append([]byte(nil), b...))
 	}
 }
 
-func (w *wire) arrive(d time.Duration, b []byte) {
-	w.clock.after(w.owner, d, func() bool { return w.to(b) })
+func (w *wire) arrive(at time.Time, b []byte) {
+	w.clock.at(w.owner, at, func() { w.to(b) })
 }
 
 func later(a, b time.Time) time.Time {

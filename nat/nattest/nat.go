@@ -46,7 +46,7 @@ func (s *site) nat(b Behaviour, link []Link) *NAT {
 	}
 	l := n.link(link)
 	x := &NAT{net: n, behaviour: b, outer: s, upstream: upstream}
-	x.port = s.attach("", l, func(p []byte) bool { x.translate(p, nat.FromOutside); return false })
+	x.port = s.attach("", l, func(p []byte) { x.translate(p, nat.FromOutside) })
 	x.name = fmt.Sprintf("nat %d (%s)", x.port.owner.number, b.Name)
 	x.port.name = x.name
 	n.mu.Lock()
@@ -119,14 +119,14 @@ func (x *NAT) boot() {
 func (x *NAT) translate(b []byte, from nat.AttachmentID) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r := Record{At: x.net.Elapsed(), From: nat.Side(from)}
+	r := Record{At: x.net.clock.due.Sub(x.net.start), From: nat.Side(from)}
 	r.Source, r.Destination, r.Protocol = ends(b)
 	if r.Fault = x.fault(b, from); r.Fault != "" {
 		x.log(r)
 		return
 	}
 	p := packet.From(b)
-	r.Verdict = x.worker.Translate(&p, from, r.At)
+	r.Verdict = x.worker.Translate(&p, from, x.net.Elapsed())
 	if r.Verdict.Forward() {
 		r.NewSource, r.NewDestination, _ = ends(p.Bytes())
 	}
@@ -179,14 +179,13 @@ func (x *NAT) tick() {
 	if !ok || x.timer != nil {
 		return
 	}
-	x.timer = x.net.clock.after(&x.port.owner, due-x.net.Elapsed(), func() bool {
+	x.timer = x.net.clock.after(&x.port.owner, due-x.net.Elapsed(), func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.timer = nil
 		x.worker.Tick(x.net.Elapsed())
 		x.emitted()
 		x.tick()
-		return false
 	})
 }
 

@@ -65,9 +65,11 @@ func AWSNATGateway() Behaviour {
 }
 
 // LinuxMasquerade is what netfilter's MASQUERADE does with its defaults: a mapping for each session that keeps the port
-// where it is free, so that it looks endpoint-independent until two hosts want the same one.
+// where it is free, so that it looks endpoint-independent until two hosts want the same one, and no hairpinning. (UDP has
+// 120 s from its first answer on; Linux waits for the third second of a flow.)
 func LinuxMasquerade() Behaviour {
 	b := Symmetric()
+	b.HairpinOff = true
 	b.Name, b.Profile.Name = "linux-masquerade", "linux-masquerade"
 	b.Profile.PreservePort = true
 	b.Profile.InboundRefresh = true

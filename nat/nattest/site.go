@@ -53,14 +53,14 @@ type port struct {
 	flushing bool
 }
 
-func (s *site) attach(name string, l Link, deliver func(b []byte) (woke bool)) *port {
+func (s *site) attach(name string, l Link, deliver func(b []byte)) *port {
 	p := &port{site: s, name: name, link: l}
 	p.owner.number = s.net.number()
 	random := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(s.net.seed, uint64(p.owner.number)<<1|n)) }
-	p.toSite = wire{clock: s.net.clock, owner: &p.owner, rand: random(0), to: func(b []byte) bool { s.route(b); return false }}
-	p.toNode = wire{clock: s.net.clock, owner: &p.owner, rand: random(1), to: func(b []byte) bool {
+	p.toSite = wire{clock: s.net.clock, owner: &p.owner, rand: random(0), to: s.route}
+	p.toNode = wire{clock: s.net.clock, owner: &p.owner, rand: random(1), to: func(b []byte) {
 		s.net.capture(p, b)
-		return deliver(b)
+		deliver(b)
 	}}
 	return p
 }
@@ -83,7 +83,7 @@ func (p *port) emit(b []byte) {
 	}
 }
 
-func (p *port) flush() (woke bool) {
+func (p *port) flush() {
 	p.outMu.Lock()
 	out := p.out
 	p.out, p.flushing = nil, false
@@ -92,7 +92,6 @@ func (p *port) flush() (woke bool) {
 	for _, b := range out {
 		p.send(b)
 	}
-	return false
 }
 
 // flowKey orders packets by flow: protocol, addresses and, outside of later fragments, ports.
