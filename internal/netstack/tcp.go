@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -110,6 +111,24 @@ func (c *TCPConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
 
 // CloseRead ends reading.
 func (c *TCPConn) CloseRead() error { return c.shutdown(tcpip.ShutdownRead) }
+
+// SetKeepAlive has the connection probe a peer that is silent, or not, which it does not from the start.
+func (c *TCPConn) SetKeepAlive(on bool) error {
+	c.host.do(func() { c.ep.SocketOptions().SetKeepAlive(on) })
+	return nil
+}
+
+// SetKeepAlivePeriod is how long the peer is silent before it is probed, and between two probes.
+func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
+	var err tcpip.Error
+	c.host.do(func() {
+		idle, interval := tcpip.KeepaliveIdleOption(d), tcpip.KeepaliveIntervalOption(d)
+		if err = c.ep.SetSockOpt(&idle); err == nil {
+			err = c.ep.SetSockOpt(&interval)
+		}
+	})
+	return c.opError("set", goError(err))
+}
 
 func (c *TCPConn) shutdown(how tcpip.ShutdownFlags) error {
 	var err tcpip.Error

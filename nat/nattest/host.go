@@ -18,6 +18,9 @@ import (
 //
 // Where an address is wanted, the name of a host of the same network does as well: "server:80". It stands for the address
 // that the host itself has.
+//
+// In one thing connections are not as in package net: they send no TCP keep-alives before SetKeepAlive, so that idle ones
+// are idle. They have the methods CloseRead, CloseWrite, SetKeepAlive and SetKeepAlivePeriod of net.TCPConn.
 type Host struct {
 	name  string
 	net   *Network
