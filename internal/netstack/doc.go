@@ -10,7 +10,7 @@
 // a host may live in a bubble of testing/synctest, where time stands still until every goroutine blocks (gVisor's own
 // way to sleep does not count as that).
 //
-// A [Router] is what may be between hosts: a stack that forwards.
+// A [Router] is what may be between hosts.
 //
 // No method blocks on anything but its purpose: Read waits for data, Dial for the peer, each until its deadline,
 // context or Close.

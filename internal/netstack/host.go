@@ -72,9 +72,11 @@ func New(c Config) (*Host, error) {
 	if len(c.Addrs) == 0 {
 		return nil, errors.New("netstack: a host needs an address")
 	}
-	l, err := newLink(c.MTU, c.Output)
-	if err != nil {
-		return nil, err
+	if c.MTU == 0 {
+		c.MTU = 1500
+	}
+	if c.MTU < header.IPv4MinimumMTU {
+		return nil, fmt.Errorf("netstack: an MTU of %d is below the %d bytes that IPv4 needs", c.MTU, header.IPv4MinimumMTU)
 	}
 	if c.AfterFunc == nil {
 		c.AfterFunc = func(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
@@ -83,7 +85,7 @@ func New(c Config) (*Host, error) {
 		c.Wake = func(release func()) { release() }
 	}
 	h := &Host{
-		addrs: c.Addrs, after: c.AfterFunc, wake: c.Wake, link: l,
+		addrs: c.Addrs, after: c.AfterFunc, wake: c.Wake, link: newLink(c.MTU, c.Output),
 		sockets: map[*socket]struct{}{}, taps: map[*func([]byte)]struct{}{},
 	}
 	h.stack = stack.New(stack.Options{
@@ -102,8 +104,17 @@ func New(c Config) (*Host, error) {
 }
 
 func (h *Host) configure() error {
-	if err := addInterface(h.stack, nic, h.link, h.addrs...); err != nil {
-		return err
+	if err := h.stack.CreateNIC(nic, h.link); err != nil {
+		return fmt.Errorf("netstack: interface: %v", err)
+	}
+	for _, a := range h.addrs {
+		if !a.Is4() {
+			return fmt.Errorf("netstack: %v is no IPv4 address", a)
+		}
+		p := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom4(a.As4()).WithPrefix()}
+		if err := h.stack.AddProtocolAddress(nic, p, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("netstack: address %v: %v", a, err)
+		}
 	}
 	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
 	sack := tcpip.TCPSACKEnabled(true)
@@ -165,12 +176,10 @@ func (h *Host) Tap(f func(b []byte)) (remove func()) {
 	}
 }
 
-// ChecksumErrors is how many packets the stack has dropped so far because a checksum was wrong.
-func (h *Host) ChecksumErrors() uint64 { return checksumErrors(h.stack) }
-
-// checksumErrors includes packets of IP and ICMP that are wrong in another way, which the stack does not tell apart.
-func checksumErrors(stack *stack.Stack) uint64 {
-	s := stack.Stats()
+// ChecksumErrors is how many packets the stack has dropped so far because a checksum was wrong; of IP and ICMP, also
+// those that were wrong in another way.
+func (h *Host) ChecksumErrors() uint64 {
+	s := h.stack.Stats()
 	return s.TCP.ChecksumErrors.Value() + s.UDP.ChecksumErrors.Value() +
 		s.IP.MalformedPacketsReceived.Value() + s.ICMP.V4.PacketsReceived.Invalid.Value()
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/tidegate/tidegate/vpc"
 )
 
-// netstackWorld is a World in this process: the drawing of kernelWorld, with gVisor stacks for hosts and routers, and
-// wires in memory for TUNs and cables.
+// netstackWorld is a World in this process: the drawing of kernelWorld, with gVisor stacks for hosts, and wires in
+// memory for TUNs and cables.
 type netstackWorld struct {
 	*lab.Edge
 	hosts   map[string]*netstackHost
@@ -133,8 +133,8 @@ func (w *netstackWorld) addInternet(edge *tuntest.Device) error {
 			return err
 		}
 		w.routers = append(w.routers, r)
-		for i, end := range wires {
-			w.receive(end, func(b []byte) { r.Inject(i, b) })
+		for _, end := range wires {
+			w.receive(end, r.Inject)
 		}
 		return nil
 	}
@@ -194,9 +194,6 @@ func (w *netstackWorld) Close() error {
 		errs = append(errs, c.Close())
 	}
 	w.reading.Wait()
-	for _, r := range w.routers {
-		errs = append(errs, r.Close())
-	}
 	return errors.Join(errs...)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // The whole story between netstack hosts, after which nothing of it is left.
 func TestNetstackWorld(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	n, err := NewNetwork()
 	if err != nil {
 		t.Fatal(err)
