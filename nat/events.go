@@ -43,11 +43,11 @@ type EndReason uint8
 const (
 	// EndExpired: nothing refreshed it within its time-out. Event.State says which: "closing" and "reset" are connections
 	// that their ends closed.
-	EndExpired = EndReason(conntrack.TimedOut)
+	EndExpired EndReason = EndReason(conntrack.TimedOut)
 	// EndRecycled: the table was full, and it had never seen an answer.
-	EndRecycled = EndReason(conntrack.GaveWay)
+	EndRecycled EndReason = EndReason(conntrack.GaveWay)
 	// EndCut: a change of policy ended it.
-	EndCut = EndReason(conntrack.Disagreed)
+	EndCut EndReason = EndReason(conntrack.Disagreed)
 )
 
 var endNames = [...]string{EndExpired: "expired", EndRecycled: "recycled", EndCut: "cut"}

@@ -10,9 +10,12 @@ import (
 
 // A source address and port are changed without looking at the payload.
 func ExampleDelta() {
-	d := packet.Delta32(0x0a000005, 0xc6336407).Plus(packet.Delta16(5000, 40000))
-	fmt.Printf("%#04x\n", d.ApplyUDP(0xa8ee)) // computes to 0, which UDP sends as 0xffff
-	fmt.Printf("%#04x\n", d.Reverse().ApplyUDP(0xffff))
+	there := packet.Delta32(0x0a000005, 0xc6336407).Plus(packet.Delta16(5000, 40000))
+	sum := uint16(0xa8ee)
+	for _, d := range []packet.Delta{there, there.Reverse()} {
+		sum = d.ApplyUDP(sum) // on the way there it computes to 0, which UDP sends as 0xffff
+		fmt.Printf("%#04x\n", sum)
+	}
 	// Output:
 	// 0xffff
 	// 0xa8ee

@@ -4,9 +4,14 @@
 // subnets, route tables, instances with lent public addresses, Elastic IPs, internet gateways and NAT gateways. It says
 // who may do what, and compiles the answer into a nat.Policy; packets are the business of package nat.
 //
-// The model is pure. It does no I/O and reads no clock: calls that depend on time are given it, and equal seeds and
-// calls make equal models, ids included. Each call is one transaction: it changes everything it is for, or returns an
-// *Error with the code that EC2 has for the case and leaves no trace.
+// Three things to know:
+//
+//   - Time is an argument of the calls that depend on it. The model does no I/O and reads no clock; equal seeds and calls
+//     make equal models, ids included.
+//   - Each call is one transaction: it changes everything it is for, or returns an *Error with the code that EC2 has for
+//     the case and leaves no trace. What it returns is a copy, and the caller's.
+//   - Concurrency: a Model is for one goroutine at a time. Whoever owns it holds one lock over a change, its Policy and the
+//     engine that takes it (see the example of Model.Policy).
 //
 // A public address has one owner at any time. It is idle in the pool, lent to a running instance, or allocated as an
 // Elastic IP; an Elastic IP is free, on an instance, or on a NAT gateway.
