@@ -49,6 +49,45 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestPublicAPI: no type of another module is in what the core exports, so that one can be replaced without breaking anybody.
+func TestPublicAPI(t *testing.T) {
+	for _, dir := range []string{"packet", "conntrack", "nat", "vpc", "tun"} {
+		exported := 0
+		for _, f := range sources(t, filepath.Join("..", dir)) {
+			foreign := map[string]string{} // by the name in the file
+			for _, i := range f.Imports {
+				path := strings.Trim(i.Path.Value, `"`)
+				if !strings.Contains(path, ".") || strings.HasPrefix(path, "github.com/tidegate/tidegate/") {
+					continue
+				}
+				name := path[strings.LastIndex(path, "/")+1:]
+				if i.Name != nil {
+					name = i.Name.Name
+				}
+				foreign[name] = path
+			}
+			ast.FileExports(f) // leaves what is exported, with the bodies of functions
+			for _, d := range f.Decls {
+				if f, ok := d.(*ast.FuncDecl); ok {
+					f.Body = nil
+				}
+				exported++
+				ast.Inspect(d, func(n ast.Node) bool {
+					if s, ok := n.(*ast.SelectorExpr); ok {
+						if x, ok := s.X.(*ast.Ident); ok && foreign[x.Name] != "" {
+							t.Errorf("%s exports something of %s.%s", dir, foreign[x.Name], s.Sel.Name)
+						}
+					}
+					return true
+				})
+			}
+		}
+		if exported == 0 {
+			t.Errorf("%s exports nothing", dir)
+		}
+	}
+}
+
 // TestPure: time is an argument. The core reads no clock, starts no goroutine and writes no log.
 func TestPure(t *testing.T) {
 	forbidden := map[string]bool{
