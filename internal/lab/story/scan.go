@@ -16,7 +16,7 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
-// scanTimeout is how long the scanner waits for each answer, for all of them at once. The kernel sends a second SYN within
+// scanTimeout is how long the scanner waits for each answer, for all of them at once. A host sends a second SYN within
 // that time, and scanAgain is when a second datagram follows the first.
 const (
 	scanTimeout = 1500 * time.Millisecond

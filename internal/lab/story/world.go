@@ -27,7 +27,7 @@ type World interface {
 	Log() *lab.Log
 	// Plug connects an inside host to the edge, or disconnects it.
 	Plug(name string, connected bool) error
-	// ChecksumErrors is how many packets the hosts' kernels have found wrong so far.
+	// ChecksumErrors is how many packets the hosts have found wrong so far.
 	ChecksumErrors() (uint64, error)
 	// Err is what has gone wrong in the edge itself so far.
 	Err() error
