@@ -13,7 +13,7 @@ import (
 // traffic, some records at a time, so between it and an Apply sessions come and go.
 func (e *Engine) Preview(p *Policy, now time.Duration) (Impact, error) {
 	e.mustBeMade()
-	if err := p.Validate(); err != nil {
+	if err := e.cfg.validate(p); err != nil {
 		return Impact{}, fmt.Errorf("nat: policy refused: %w", err)
 	}
 	e.applyMu.Lock()

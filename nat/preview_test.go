@@ -35,6 +35,11 @@ func TestPreview(t *testing.T) {
 		if _, err := g.e.Preview(&bad, g.now); err == nil {
 			g.Error("a policy with faults was not refused")
 		}
+		narrow := policy(nat.GatewayProfile()) // what the engine itself has no room for
+		narrow.Pools[0].Profile.PortBlock = 1
+		if _, err := g.e.Preview(&narrow, g.now); err == nil {
+			g.Error("blocks of one port were not refused")
+		}
 		if n := len(g.sessions()); n != 3 {
 			g.Errorf("%d sessions are left, want 3", n)
 		}

@@ -50,4 +50,11 @@
 // the machine, or, if they lie in the network of one of its interfaces, answered for there (proxy ARP). The machine itself
 // cannot reach inside hosts by them: their answers are for an address of its own, and it takes them as they are, before
 // they are translated.
+//
+// # While it runs
+//
+// The control socket (package control) shows sessions, counters and ports, and takes reloads. It is opened before the
+// capabilities are dropped, and belongs to the user of the process alone. CAP_NET_ADMIN is kept: routes follow the
+// machine's addresses, and a reload changes routes, rules and ARP entries. Files are read as that user, no more: the
+// configuration has to be readable for it.
 package gateway

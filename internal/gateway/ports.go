@@ -73,14 +73,17 @@ func holdersOf(p *nat.Policy) (order []holder, all map[holder]*held, forwards ma
 
 // portsPerAddress is how many ports, or identifiers, the allocator has for each address.
 func portsPerAddress(f *nat.Profile, class int) int {
-	if class == nat.ClassICMP {
+	low, high := int(f.PortMin), int(f.PortMax)
+	switch {
+	case f.PortBlock > 0:
+		return (high - low + 1) / f.PortBlock * f.PortBlock
+	case class == nat.ClassICMP:
 		return 1 << 16
+	case f.PreserveClass:
+		return high - max(low, 1024) + 1 + 512 // 512 to 1023 are for inside ports below 1024
+	default:
+		return high - low + 1
 	}
-	low := int(f.PortMin)
-	if !f.PreserveClass {
-		return int(f.PortMax) - low + 1
-	}
-	return int(f.PortMax) - max(low, 1024) + 1 + 512 // 512 to 1023 are for inside ports below 1024
 }
 
 // competing reports whether flows of h compete for ports only with those to the same destination.

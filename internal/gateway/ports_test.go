@@ -74,6 +74,26 @@ func TestPortsByDestination(t *testing.T) {
 	}
 }
 
+// TestPortsPerAddress: as many as the allocator has.
+func TestPortsPerAddress(t *testing.T) {
+	blocks := nat.GatewayProfile()
+	blocks.PortBlock = 1000
+	for _, tt := range []struct {
+		nat.Profile
+		class, want int
+	}{
+		{nat.GatewayProfile(), nat.ClassTCP, 64512},
+		{nat.GatewayProfile(), nat.ClassICMP, 65536},
+		{nat.RFCProfile(), nat.ClassUDP, 65024},
+		{blocks, nat.ClassUDP, 64000},
+		{blocks, nat.ClassICMP, 64000},
+	} {
+		if got := portsPerAddress(&tt.Profile, tt.class); got != tt.want {
+			t.Errorf("%s, class %d: %d, want %d", tt.Name, tt.class, got, tt.want)
+		}
+	}
+}
+
 // TestFrequent: what makes up more than its part is found, in bounded memory, whatever the order.
 func TestFrequent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
