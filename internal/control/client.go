@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,12 +62,19 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 
 // Find is the socket of the only gateway that runs, of those whose sockets are in dir.
 func Find(ctx context.Context, dir string) (string, error) {
-	all, err := filepath.Glob(filepath.Join(dir, "*.sock"))
-	if err != nil {
+	all, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("%s is for root alone: %w", dir, fs.ErrPermission)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	}
 	var live []string
-	for _, path := range all {
+	for _, file := range all {
+		path := filepath.Join(dir, file.Name())
+		if filepath.Ext(path) != ".sock" {
+			continue
+		}
 		conn, err := dial(ctx, path)
 		if errors.Is(err, ErrNotRunning) { // killed, and its socket left behind
 			continue

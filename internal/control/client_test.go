@@ -29,6 +29,9 @@ func TestFind(t *testing.T) {
 	if _, err := Find(t.Context(), dir); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("an empty directory: %v", err)
 	}
+	if _, err := Find(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("no directory: %v", err)
+	}
 	dead, l := socket(t, dir, "dead.sock")
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = l.Close()

@@ -37,15 +37,18 @@ func (s *system) fits(c *config.Config) error {
 
 // become is machine.become.
 func (s *system) become(c *config.Config, swap func() error) error {
-	return s.do(func() error {
-		was, external := s.plan, s.external
-		err := s.change(c, swap)
-		if err == nil {
-			return nil
-		}
-		s.set(was, external)
-		return errors.Join(err, s.publish())
-	})
+	return s.do(func() error { return s.changeOrNot(c, swap) })
+}
+
+// changeOrNot is change, and after an error what there was before.
+func (s *system) changeOrNot(c *config.Config, swap func() error) error {
+	was, external := s.plan, s.external
+	err := s.change(c, swap)
+	if err == nil {
+		return nil
+	}
+	s.set(was, external)
+	return errors.Join(err, s.publish())
 }
 
 // change takes the machine to c. First there is what old and new need, which harms nobody: what is for a new address goes
