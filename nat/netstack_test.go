@@ -26,6 +26,7 @@ import (
 	gudp "gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/nat/internal/invariants"
 	"github.com/tidegate/tidegate/packet"
 )
 
@@ -65,6 +66,7 @@ type netstackNAT struct {
 	start  time.Time
 	mu     sync.Mutex // turns at the worker
 	worker *nat.Worker
+	laws   *invariants.Laws
 	hosts  map[netip.Addr]*netstackHost
 }
 
@@ -74,13 +76,13 @@ func newNetstackNAT(t *testing.T, p *nat.Policy, inside, outside []*netstackHost
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &netstackNAT{engine: e, worker: e.Worker(), start: time.Now(), hosts: map[netip.Addr]*netstackHost{}}
+	n := &netstackNAT{engine: e, worker: e.Worker(), laws: invariants.New(p), start: time.Now(), hosts: map[netip.Addr]*netstackHost{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var pumps sync.WaitGroup
 	for from, hosts := range [][]*netstackHost{nat.Inside: inside, nat.Outside: outside} {
 		for _, h := range hosts {
 			n.hosts[h.addr] = h
-			pumps.Go(func() { n.pump(ctx, h, nat.AttachmentID(from)) })
+			pumps.Go(func() { n.pump(t, ctx, h, nat.AttachmentID(from)) })
 		}
 	}
 	t.Cleanup(func() {
@@ -94,7 +96,7 @@ func newNetstackNAT(t *testing.T, p *nat.Policy, inside, outside []*netstackHost
 }
 
 // pump takes what a host sends through the engine.
-func (n *netstackNAT) pump(ctx context.Context, h *netstackHost, from nat.AttachmentID) {
+func (n *netstackNAT) pump(t *testing.T, ctx context.Context, h *netstackHost, from nat.AttachmentID) {
 	for {
 		pkt := h.link.ReadContext(ctx)
 		if pkt == nil {
@@ -103,7 +105,12 @@ func (n *netstackNAT) pump(ctx context.Context, h *netstackHost, from nat.Attach
 		p := packet.From(pkt.ToView().AsSlice())
 		pkt.DecRef()
 		n.mu.Lock()
-		if v := n.worker.Translate(&p, from, time.Since(n.start)); v.Forward() {
+		was, now := p.Clone(), time.Since(n.start)
+		v := n.worker.Translate(&p, from, now)
+		if err := n.laws.Packet(from, was, p, v, n.worker.Emitted(), n.engine.Sessions(now)); err != nil {
+			t.Error(err)
+		}
+		if v.Forward() {
 			n.deliver(p.Bytes())
 		}
 		for _, e := range n.worker.Emitted() {

@@ -234,15 +234,14 @@ func TestB13_PortZero(t *testing.T) {
 	}
 	// A million allocations over all of the range.
 	g := newGate(t, nat.Config{Sessions: 1 << 16}, policy(custom(overlapping, anyClass, ports(1, 65535))))
-	template := noChecksum(udp(at(A, 1), at(R1, 1), ""))
-	p := packet.From(template)
+	s := g.sender(0)
 	for i := range 1_000_000 {
-		copy(p.Bytes(), template)
-		be.PutUint32(p.Bytes()[20:], uint32(i)*2654435761) // both ports
-		if v := g.w.Translate(&p, 0, time.Duration(i)*10*time.Millisecond); v != nat.Outbound {
+		s.now = time.Duration(i) * 10 * time.Millisecond
+		ports := uint32(i) * 2654435761
+		if v := s.send(at(A, uint16(ports>>16)), at(R1, uint16(ports))); v != nat.Outbound {
 			t.Fatal(v)
 		}
-		if srcOf(p.Bytes()).Port() == 0 {
+		if s.src().Port() == 0 {
 			t.Fatal("port 0 was given out")
 		}
 	}

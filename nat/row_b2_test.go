@@ -13,19 +13,24 @@ import (
 	"github.com/tidegate/tidegate/conntrack"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/nat/internal/craft"
+	"github.com/tidegate/tidegate/nat/internal/invariants"
 	"github.com/tidegate/tidegate/packet"
 )
 
-// sender sends many small datagrams without a checksum through an engine that nobody judges packet by packet.
+// sender sends many small datagrams without a checksum, from a worker of its own. The laws are asked about each, but for
+// its owner.
 type sender struct {
+	*gate
 	w    *nat.Worker
+	laws *invariants.Laws
 	from nat.AttachmentID
 	now  time.Duration
 	p    packet.Packet
+	was  packet.Packet
 }
 
-func newSender(e *nat.Engine, from nat.AttachmentID) *sender {
-	return &sender{w: e.Worker(), from: from, p: packet.From(make([]byte, 28))}
+func (g *gate) sender(from nat.AttachmentID) *sender {
+	return &sender{gate: g, w: g.e.Worker(), laws: invariants.New(&g.pol), from: from, p: packet.From(make([]byte, 28)), was: packet.From(make([]byte, 28))}
 }
 
 // send sends one; the translated packet is in s.p.
@@ -38,7 +43,17 @@ func (s *sender) send(src, dst end) nat.Verdict {
 	be.PutUint16(b[20:], src.Port())
 	be.PutUint16(b[22:], dst.Port())
 	craft.SetTTL(b, 64)
-	return s.w.Translate(&s.p, s.from, s.now)
+	return s.through(b)
+}
+
+// through sends b, which is in s.p.
+func (s *sender) through(b []byte) nat.Verdict {
+	s.was.Len = copy(s.was.Buf[s.was.Off:], b)
+	v := s.w.Translate(&s.p, s.from, s.now)
+	if err := s.laws.Packet(s.from, s.was, s.p, v, s.w.Emitted(), nil); err != nil {
+		s.Errorf("%v: %v, of %s", v, err, craft.Describe(s.was.Bytes()))
+	}
+	return v
 }
 
 func (s *sender) src() end { return srcOf(s.p.Bytes()) }
@@ -52,7 +67,7 @@ func TestB30_LastPort(t *testing.T) {
 		f.Timeouts.UDP, f.Timeouts.DNS = time.Hour, time.Millisecond
 	})
 	g := newGate(t, nat.Config{Sessions: 1 << 17}, policy(f))
-	s := newSender(g.e, 0)
+	s := g.sender(0)
 	used := map[end]bool{}
 	for i := range all - 1 {
 		if v := s.send(at(A, uint16(i)), at(R1, 80)); v != nat.Outbound {
@@ -416,12 +431,20 @@ func TestB43_NothingGrows(t *testing.T) {
 	synFlood := tcp(at(R1, 1), at(PA, 8080), syn, 1, 0, "")
 	fragment := craft.Cut(datagram(at(A, 5000), at(R1, 80), 0, random(600)), 8)[1]
 	flow := noChecksum(udp(at(A, 1), at(R1, 1), ""))
-	ps := packet.From(make([]byte, 1000))
-	send := func(from nat.AttachmentID, b []byte) {
-		ps.Len = copy(ps.Buf[ps.Off:], b)
-		w.Translate(&ps, from, g.now)
+	var from [2]*sender
+	for i := range from {
+		from[i] = g.sender(nat.AttachmentID(i))
+		from[i].p, from[i].was = packet.From(make([]byte, 1000)), packet.From(make([]byte, 1000))
+	}
+	send := func(side int, b []byte) {
+		s := from[side]
+		s.now, s.p.Len = g.now, copy(s.p.Buf[s.p.Off:], b)
+		s.through(s.p.Bytes())
 	}
 	flood := func(n int) {
+		for _, s := range from {
+			s.laws = invariants.New(&p) // which keeps fragments, of sets that are never complete
+		}
 		for range n {
 			g.now += 3 * time.Millisecond
 			copy(synFlood[12:], far(r.IntN(1<<24)).AsSlice())

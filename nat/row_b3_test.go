@@ -92,7 +92,7 @@ func TestB48_MappingLivesAsLongAsItsSessions(t *testing.T) {
 	// A million lives, of mappings with one to three sessions, leave nothing.
 	f := custom(func(f *nat.Profile) { f.Timeouts.UDP, f.Quarantine = time.Second, time.Second })
 	g := newGate(t, nat.Config{Sessions: 1 << 14, Shards: 4}, policy(f, twoAddresses))
-	s := newSender(g.e, 0)
+	s := g.sender(0)
 	r := rand.New(rand.NewPCG(48, 1))
 	for i := range 1_000_000 {
 		s.now = time.Duration(i) * 200 * time.Microsecond

@@ -187,7 +187,7 @@ func TestL2_BesideTraffic(t *testing.T) {
 	}()
 	for i := range 2 {
 		traffic.Go(func() {
-			s := newSender(g.e, 0)
+			s := g.sender(0)
 			for n := range 20_000 {
 				s.now = time.Duration(n) * 100 * time.Millisecond
 				s.send(at(addr10(i), uint16(1024+n)), at(R1, 80))

@@ -23,7 +23,7 @@ func TestB46_OneMappingForOneFlow(t *testing.T) {
 		for i := range workers {
 			got[i] = make([]end, rounds)
 			wg.Go(func() {
-				s := newSender(g.e, 0)
+				s := g.sender(0)
 				for n := range rounds / 2 { // all workers send the first packets of the same flows
 					if v := s.send(at(addr10(n%100), uint16(1024+n/100)), at(R1, 80)); v != nat.Outbound {
 						t.Errorf("%v", v)
@@ -69,7 +69,7 @@ func TestB38_ExpiryAndRefreshSideBySide(t *testing.T) {
 	for h := range hosts {
 		wg.Go(func() {
 			in := at(addr10(h), uint16(5000+h))
-			out, back := newSender(g.e, 0), newSender(g.e, 1)
+			out, back := g.sender(0), g.sender(1)
 			for i := range rounds {
 				// A second, or a tick less or more: all hosts move the one clock.
 				step := time.Second/hosts + time.Duration(i%3-1)*time.Millisecond
