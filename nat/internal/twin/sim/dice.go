@@ -9,6 +9,7 @@ import "math/rand/v2"
 type dice struct {
 	bytes []byte
 	rng   *rand.Rand
+	draw  func(k int) int // makes all choices, if there is one
 }
 
 func newDice(b []byte) *dice {
@@ -16,11 +17,14 @@ func newDice(b []byte) *dice {
 	for _, c := range b {
 		seed = seed*0x100000001b3 ^ uint64(c)
 	}
-	return &dice{b, rand.New(rand.NewPCG(seed, 1))}
+	return &dice{bytes: b, rng: rand.New(rand.NewPCG(seed, 1))}
 }
 
 // n is a number below k.
 func (d *dice) n(k int) int {
+	if d.draw != nil {
+		return d.draw(k)
+	}
 	if len(d.bytes) > 0 && k <= 256 {
 		c := d.bytes[0]
 		d.bytes = d.bytes[1:]
@@ -31,5 +35,16 @@ func (d *dice) n(k int) int {
 
 // one is true once in k times.
 func (d *dice) one(k int) bool { return d.n(k) == k-1 }
+
+// shuffle puts n things in another order.
+func (d *dice) shuffle(n int, swap func(i, j int)) {
+	if d.draw == nil {
+		d.rng.Shuffle(n, swap)
+		return
+	}
+	for i := n - 1; i > 0; i-- {
+		swap(i, d.draw(i+1))
+	}
+}
 
 func pick[T any](d *dice, of ...T) T { return of[d.n(len(of))] }

@@ -29,13 +29,13 @@ const (
 	tryIn             = goOn + 5
 	complainIn        = tryIn + 3
 	complainOut       = complainIn + 2
-	hairpin           = complainOut + 2
+	hairpin           = complainOut + 1
 	kinds             = 64 // the last: a fragment that was left
 )
 
-// op does one operation.
-func (s *sim) op(d *dice) error {
-	switch k := kind(d.n(64)); {
+// op does one operation of kind k.
+func (s *sim) op(k kind, d *dice) error {
+	switch {
 	case k < passTime+6:
 		s.now += pick(d, time.Millisecond, 2*time.Millisecond, 20*time.Millisecond, 0, time.Second, 3*time.Second, 20*time.Second)
 		if d.one(3) {
@@ -72,6 +72,10 @@ func (s *sim) apply(d *dice) error {
 		return fmt.Errorf("the script's policy is refused: %w", err)
 	}
 	s.note("policy %+v: %+v", *p, impact)
+	s.laws.Policy(p)
+	if s.twin == nil {
+		return nil
+	}
 	return s.twin.Apply(s.now, p, impact)
 }
 
@@ -91,8 +95,13 @@ func (s *sim) batch(d *dice) error {
 	if len(all) == 0 {
 		return nil
 	}
-	// Several shards may take the packets in another order; with few records a session may be gone at the end of its batch.
-	return s.packets(all, s.world.cfg.Shards == 1 && s.world.cfg.Sessions > 100)
+	return s.packets(all, s.batchable())
+}
+
+// batchable: the twin plays packet by packet what the engine plays at once. Several shards may take the packets in another
+// order; with few records a session may be gone at the end of its batch.
+func (s *sim) batchable() bool {
+	return s.twin == nil || s.world.cfg.Shards == 1 && s.world.cfg.Sessions > 100
 }
 
 // pieces sends a datagram in fragments, one of which may be missing, come twice, or be of other pieces.
@@ -102,16 +111,19 @@ func (s *sim) pieces(d *dice) error {
 		return nil
 	}
 	all := cut(d, a)
-	d.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	d.shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	switch d.n(6) {
 	case 0:
 		all = all[1:]
 	case 1:
 		all = append(all, all[0])
-		d.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		d.shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	case 2:
 		other := cut(d, a)
 		all[0] = other[d.n(len(other))]
+	}
+	if s.batches && s.batchable() && len(all) > 0 {
+		return s.packets(all, true)
 	}
 	for _, a := range all {
 		if err := s.packets([]arrival{a}, false); err != nil {

@@ -55,8 +55,8 @@ type world struct {
 	claimsEverything bool // the attachment with sources names all addresses
 }
 
-// newWorld reads the head of a script.
-func newWorld(d *dice) world {
+// newWorld reads the head of a script. A crowded one has several shards, and is too small for them.
+func newWorld(d *dice, crowded bool) world {
 	w := world{
 		cfg: nat.Config{
 			Sessions: pick(d, 512, 128, 24, 10), Shards: pick(d, 1, 1, 1, 4), Seed: 1 + uint64(d.n(250)),
@@ -74,6 +74,9 @@ func newWorld(d *dice) world {
 		icmpRate:  pick(d, 0, 1000, 5, -1),
 		routers:   d.one(2),
 	}
+	if crowded {
+		w.cfg.Shards, w.cfg.Sessions = pick(d, 2, 4), pick(d, 512, 64, 16)
+	}
 	if w.router && d.one(2) {
 		w.mtuIn, w.mtuOut = 620, 580
 	}
@@ -86,7 +89,7 @@ func newWorld(d *dice) world {
 	}
 	w.claimsEverything = d.one(4)
 	w.profile, w.other = newProfile(d, w.cfg.Shards), newProfile(d, w.cfg.Shards)
-	if w.cfg.Shards > 1 { // what a shard has of a short supply is not for the twin to know
+	if w.cfg.Shards > 1 && !crowded { // what a shard has of a short supply is not for the twin to know
 		w.cfg.Sessions = 4 * 512
 	}
 	return w
