@@ -33,7 +33,8 @@ func (w *Worker) first(f *flow) *packet.Packet {
 
 // faultVerdicts say what each Fault of the parser means.
 var faultVerdicts = [...]Verdict{
-	packet.ShortPacket: DropMalformed, packet.NotIPv4: DropNotIPv4, packet.BadIHL: DropMalformed, packet.BadLength: DropMalformed,
+	packet.ShortPacket: DropMalformed, packet.NotIPv4: DropNotIPv4, packet.BadIHL: DropHeaderLength,
+	packet.BadTotal: DropTotalLength, packet.BadLength: DropTruncated,
 	packet.BadHeaderChecksum: DropHeaderChecksum, packet.SourceRoute: DropSourceRoute, packet.BadOption: DropMalformed,
 	packet.BadTransport: DropMalformed, packet.TinyFragment: DropTinyFragment, packet.BadFragment: DropMalformed,
 }

@@ -47,8 +47,13 @@ const (
 
 // The packet is dropped.
 const (
-	// DropMalformed: a length, version or header field contradicts itself or the packet.
+	// DropMalformed: less than a header, or an option or transport header that contradicts itself or the packet.
 	DropMalformed Verdict = lastHeld + iota
+	// DropHeaderLength: a header length below 20 bytes.
+	DropHeaderLength
+	// DropTotalLength: a total length below that of the header; DropTruncated: one beyond the bytes that there are.
+	DropTotalLength
+	DropTruncated
 	// DropHeaderChecksum: the IP header checksum is wrong.
 	DropHeaderChecksum
 	// DropNotIPv4: another version of IP.
@@ -138,7 +143,10 @@ var verdictInfo = [numVerdicts]struct{ name, text string }{
 	Reassembled:           {"reassembled", "the fragment that completed its datagram, which was sent on"},
 	HeldSYN:               {"held_syn", "an inbound SYN kept for six seconds in case the inside asks for it"},
 	Fragmented:            {"fragmented", "cut to the egress MTU"},
-	DropMalformed:         {"malformed", "a length or header field contradicts itself or the packet"},
+	DropMalformed:         {"malformed", "less than a header, or an option or transport header that contradicts itself or the packet"},
+	DropHeaderLength:      {"header_length", "the IP header length is below 20 bytes"},
+	DropTotalLength:       {"total_length", "the total length is below that of the header"},
+	DropTruncated:         {"truncated", "the total length is beyond the bytes that arrived"},
 	DropHeaderChecksum:    {"header_checksum", "the IP header checksum is wrong"},
 	DropNotIPv4:           {"not_ipv4", "not an IPv4 packet"},
 	DropSourceRoute:       {"src_route", "a source route option"},

@@ -31,9 +31,10 @@ const (
 	ShortPacket
 	// NotIPv4 has another version number.
 	NotIPv4
-	// BadIHL is a header length below 20 bytes, or beyond the total length.
+	// BadIHL is a header length below 20 bytes; in a quote also one beyond what is quoted.
 	BadIHL
-	// BadLength is a total length that the buffer does not hold.
+	// BadTotal is a total length below that of the header, BadLength one that the buffer does not hold.
+	BadTotal
 	BadLength
 	// BadHeaderChecksum is an IP header checksum that does not verify (RFC 1812, section 5.2.2).
 	BadHeaderChecksum
@@ -125,7 +126,10 @@ func (v *View) Parse(b []byte) Fault {
 	v.TTL, v.Proto = b[8], b[9]
 	v.Src, v.Dst = be.Uint32(b[12:]), be.Uint32(b[16:])
 	if ihl < 20 || total < ihl {
-		return BadIHL
+		if ihl < 20 {
+			return BadIHL
+		}
+		return BadTotal
 	}
 	if total > len(b) {
 		return BadLength
@@ -281,7 +285,7 @@ func (v *View) ParseQuote(b []byte) (headerOK bool, fault Fault) {
 	v.Src, v.Dst = be.Uint32(b[12:]), be.Uint32(b[16:])
 	headerOK = Fold(Sum(b[:ihl], 0)) == 0xffff
 	if int(v.Total) < ihl {
-		return headerOK, BadLength
+		return headerOK, BadTotal
 	}
 	if v.FragOff != 0 { // no ports to find it by
 		v.Kind = KindFragment

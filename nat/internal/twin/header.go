@@ -69,8 +69,13 @@ func parse(b []byte) (h header, fault nat.Verdict) {
 		return h, nat.DropNotIPv4
 	}
 	h.readIP(b)
-	if h.hlen < 20 || h.total < h.hlen || h.total > len(b) {
-		return h, nat.DropMalformed
+	switch {
+	case h.hlen < 20:
+		return h, nat.DropHeaderLength
+	case h.total < h.hlen:
+		return h, nat.DropTotalLength
+	case h.total > len(b):
+		return h, nat.DropTruncated
 	}
 	if sum := craft.Checksum(b[:h.hlen]); sum != 0 {
 		return h, nat.DropHeaderChecksum
