@@ -205,6 +205,10 @@ func (t *Table) remove(h Handle, why Reason, at uint32) {
 	*r = Record{Ext: r.Ext, ExtPort: r.ExtPort, Proto: r.Proto, Pool: r.Pool, State: Quarantined, LastSeen: at}
 	t.push(&t.quarantine, h)
 	t.wheel.place(h, r.LastSeen+t.Timeout(r))
+	if t.quarantine.n > t.maxQuarantined {
+		t.stats.Displaced++
+		t.bury(t.quarantine.first)
+	}
 }
 
 // bury frees a tombstone.

@@ -15,6 +15,8 @@ const MaxSessions = 1 << 28
 type Config struct {
 	// Sessions is the number of records, 1 to MaxSessions.
 	Sessions int
+	// Quarantined bounds the ports that wait; one more ends the wait of the first. 0 is no bound but that of the records.
+	Quarantined int
 	// Counts adds a Count for each record.
 	Counts bool
 	// Key makes the hashes unpredictable (B-41). Tables with equal keys behave alike.
@@ -60,11 +62,16 @@ type Table struct {
 	// at which tick it died, which may be long before anybody noticed.
 	Ended func(h Handle, r *Record, why Reason, at uint32)
 
-	stats Stats
+	maxQuarantined int
+	stats          Stats
 }
 
 // Stats counts what happened to sessions.
-type Stats struct{ Created, Expired, Recycled, Cut uint64 }
+type Stats struct {
+	Created, Expired, Recycled, Cut uint64
+	// Displaced counts ports whose quarantine ended early since too many waited.
+	Displaced uint64
+}
 
 // Reason is why a session ended.
 type Reason uint8
@@ -112,6 +119,11 @@ func New(c Config, mem []byte) (*Table, error) {
 		key:      [2]uint64{c.Key[0] ^ 0x8d1a6c0f5b3e9472, c.Key[1] ^ 0x37c94ed20a6bf185},
 		Timeouts: make([]uint32, NumStates),
 		Agrees:   func(*Record) bool { return false },
+
+		maxQuarantined: c.Quarantined,
+	}
+	if c.Quarantined == 0 {
+		t.maxQuarantined = c.Sessions
 	}
 	t.recs, mem = carve[Record](mem, n)
 	t.out, mem = carve[uint64](mem, slots)

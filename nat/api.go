@@ -25,6 +25,10 @@ type Config struct {
 	FragmentTimeout time.Duration
 	// HeldSYNs bounds the inbound SYNs that wait; 0 means 1,024.
 	HeldSYNs int
+	// QuarantinedPorts bounds the ports that wait until they may be given out again (Profile.Quarantine), rounded up to a
+	// multiple of Shards; beyond, the one that has waited longest is free early and counted as Unburied. 0 means as many as
+	// Sessions, since a port that waits has a record; but no session is refused for its sake.
+	QuarantinedPorts int
 	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session.
 	FlowCounters bool
 	// Events is how many events wait for Engine.Events, up to 16,777,216, at 64 bytes each; 0 means that none are kept. Each
@@ -77,8 +81,8 @@ type Stats struct {
 	EventsLost uint64
 	// QuoteChecksums counts ICMP errors passed though they quote a header with a wrong checksum.
 	QuoteChecksums uint64
-	// Unburied counts ports that were given out before their quarantine was over, since no other was left; ParityLost
-	// those whose parity could not be kept.
+	// Unburied counts ports whose quarantine ended early, since no other port or record was left or too many waited;
+	// ParityLost those whose parity could not be kept.
 	Unburied, ParityLost uint64
 	// FragmentBytes, FragmentSets and HeldSYNs are what waits.
 	FragmentBytes, FragmentSets, HeldSYNs int

@@ -110,7 +110,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	if cfg.Events < 0 || cfg.Events > maxEvents {
 		f.add("nat: %d events: want 0, for none, to %d", cfg.Events, maxEvents)
 	}
-	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 {
+	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 || cfg.QuarantinedPorts < 0 {
 		f.add("nat: a negative bound")
 	}
 	if err := cfg.validate(p); err != nil {
@@ -135,7 +135,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 	}
 	for i := range e.shards {
 		t, err := conntrack.New(conntrack.Config{
-			Sessions: (cfg.Sessions + cfg.Shards - 1) / cfg.Shards, Counts: cfg.FlowCounters, Key: [2]uint64{root.Uint64(), root.Uint64()},
+			Sessions: (cfg.Sessions + cfg.Shards - 1) / cfg.Shards, Quarantined: (cfg.QuarantinedPorts + cfg.Shards - 1) / cfg.Shards, Counts: cfg.FlowCounters, Key: [2]uint64{root.Uint64(), root.Uint64()},
 		}, nil)
 		if err != nil {
 			return nil, err
@@ -353,6 +353,7 @@ func (e *Engine) Stats(now time.Duration) Stats {
 		s.Expired += c.Expired
 		s.Recycled += c.Recycled
 		s.Cut += c.Cut
+		s.Unburied += c.Displaced
 		s.Sessions += sh.t.Used() - sh.t.Quarantined()
 		s.SessionsMax += sh.t.Cap()
 		s.Mappings += sh.t.Mappings()

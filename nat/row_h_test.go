@@ -213,6 +213,35 @@ func TestC5_Quarantine(t *testing.T) {
 			g.Errorf("%+v", s)
 		}
 	})
+	// How many may wait is configurable: one more and the oldest is free, counted.
+	for _, shards := range []int{1, 4} {
+		const most = 8
+		g := newGate(t, nat.Config{QuarantinedPorts: most, Shards: shards}, policy(nat.RFCProfile()))
+		for i := range 50 {
+			g.opens(packet.UDP, at(A, uint16(5000+i)), at(R1, 53))
+		}
+		g.at(sec(300))
+		g.tick()
+		if s := g.stats(); s.Quarantined > most || s.Quarantined < most/shards || int(s.Unburied)+s.Quarantined != 50 {
+			g.Errorf("%d wait, %d do no longer", s.Quarantined, s.Unburied)
+		}
+		g.finish()
+	}
+	trial{policy: policy(custom(ports(2000, 2009))), config: nat.Config{QuarantinedPorts: 3}, oneShard: true}.run(t, func(g *gate) {
+		var ended []end
+		for i := range 5 {
+			ended = append(ended, g.opens(packet.UDP, at(A, uint16(5000+i)), at(R1, 53)))
+			g.at(g.now + time.Second)
+		}
+		g.at(sec(310))
+		taken := map[end]bool{}
+		for i := range 7 { // the five that were never used, and the two that waited for longest
+			taken[g.opens(packet.UDP, at(B, uint16(5000+i)), at(R1, 53))] = true
+		}
+		if !taken[ended[0]] || !taken[ended[1]] || taken[ended[2]] || g.stats().Unburied != 2 {
+			g.Errorf("%v are given out again, of %v; %d counted", taken, ended, g.stats().Unburied)
+		}
+	})
 	// It is configurable, and not needed where a filter stands in front (RFC 6888 REQ-8).
 	for _, f := range []nat.Profile{
 		custom(ports(2000, 2000), func(f *nat.Profile) { f.Quarantine = 0 }),

@@ -76,6 +76,7 @@ func newWorld(d *dice, crowded bool) world {
 	}
 	if crowded {
 		w.cfg.Shards, w.cfg.Sessions = pick(d, 2, 4), pick(d, 512, 64, 16)
+		w.cfg.QuarantinedPorts = pick(d, 0, 1, 12)
 	}
 	if w.router && d.one(2) {
 		w.mtuIn, w.mtuOut = 620, 580
