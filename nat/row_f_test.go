@@ -244,11 +244,21 @@ func TestF4_IncompleteSetsEnd(t *testing.T) {
 }
 
 func TestF5_FragmentFlood(t *testing.T) {
+	// Many small pieces use up a source's sets, large ones its memory.
+	fragmentFlood(t, 1400, 100_000)
+	fragmentFlood(t, 16000, 10_000)
+	// A single datagram is bounded, too.
+	trial{policy: policy(nat.RFCProfile())}.run(t, pieceLimit)
+}
+
+// fragmentFlood sends lonely second pieces of size bytes from A.
+func fragmentFlood(t *testing.T, size, sets int) {
+	t.Helper()
 	const cap = 1 << 20
 	trial{policy: policy(nat.RFCProfile()), config: nat.Config{FragmentBytes: cap}}.run(t, func(g *gate) {
 		memory := g.stats().MemoryBytes
-		flood := craft.Cut(datagram(at(A, 5000), at(R1, 80), 0, random(1400)), 8)[1]
-		const sets, atOnce = 100_000, 200
+		flood := craft.Cut(datagram(at(A, 5000), at(R1, 80), 0, random(size)), 8)[1]
+		const atOnce = 200
 		var refused int
 		for n := 0; n < sets; n += atOnce {
 			var bs [][]byte
@@ -279,8 +289,6 @@ func TestF5_FragmentFlood(t *testing.T) {
 			g.Errorf("%d refused, %d counted", refused, s.Verdicts[nat.DropFragmentLimit])
 		}
 	})
-	// A single datagram is bounded, too.
-	trial{policy: policy(nat.RFCProfile())}.run(t, pieceLimit)
 }
 
 // pieceLimit sends a datagram of 129 pieces, last first: the 129th is one too many.

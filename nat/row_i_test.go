@@ -119,6 +119,23 @@ func TestI3_InboundErrors(t *testing.T) {
 			g.Errorf("quotes %s", craft.Describe(q))
 		}
 	})
+	// About what port forwards answer, in whatever shard.
+	ends := []end{at(A, 80), at(B, 80), at(C, 80), at(C, 443)}
+	p := policy(nat.RFCProfile(), func(p *nat.Policy) {
+		for i, in := range ends {
+			p.Forwards = append(p.Forwards, nat.Forward{Protocol: packet.TCP, Outside: at(PA, 8080+uint16(i)), Inside: in})
+		}
+	})
+	trial{policy: p}.run(t, func(g *gate) {
+		for i, in := range ends {
+			g.reaches(in, tcp(at(R2, 999), at(PA, 8080+uint16(i)), syn, 1, 0, ""))
+			sent := g.want(g.out(tcp(in, at(R2, 999), syn|ack, 1, 2, "")), nat.Outbound).b
+			r := g.want(g.in(icmp(X, PA, packet.TimeExceeded, 0, 0, sent)), nat.ErrorInbound)
+			if q := craft.Quote(r.b); dstOf(r.b).Addr() != in.Addr() || srcOf(q) != in || dstOf(q) != at(R2, 999) {
+				g.Errorf("%v hears %s", in, craft.Describe(r.b))
+			}
+		}
+	})
 }
 
 func TestI4_QuotesAreWhatWasSent(t *testing.T) {
@@ -202,7 +219,11 @@ func TestI6_ChecksumsOfErrors(t *testing.T) {
 			} else {
 				g.want(g.in(badQuoteHeader(ext)), nat.ErrorInbound)
 			}
-			if n := g.stats().QuoteChecksums; n == 0 != strict {
+			ext = g.want(g.out(withOptions(flowOf(packet.UDP), 9)), nat.Outbound).b
+			ext[20] ^= 3 // not the filling that sums up to nothing
+			craft.Fix(ext)
+			g.want(g.in(icmp(X, PA, packet.TimeExceeded, 0, 0, ext)), nat.ErrorInbound) // right with its options
+			if n := g.stats().QuoteChecksums; n == 0 != strict || n > 1 {
 				g.Errorf("strict: %t, passed: %d", strict, n)
 			}
 		})
@@ -276,6 +297,9 @@ func TestI9_ErrorsAboutNothing(t *testing.T) {
 			g.drops(nat.DropICMPNoMapping, 1, icmp(X, PA, packet.Unreachable, 3, 0, of(proto, at(PA, 9), at(R2, 80))))
 			g.drops(nat.DropICMPNoMapping, 0, icmp(A, R2, packet.Unreachable, 3, 0, answer(proto, at(R2, 80), at(A, 9))))
 		}
+		// No session has sent an echo reply.
+		ext := g.opens(packet.ICMP, at(A, 5000), at(R1, 0))
+		g.drops(nat.DropICMPNoMapping, 1, icmp(X, PA, packet.Unreachable, 3, 0, craft.Query(head(PA, R1), packet.EchoReply, 0, ext.Port(), 1, nil)))
 		// Nor does one get in with somebody else's destination, or with another protocol.
 		g.drops(nat.DropICMPQuote, 1, icmp(X, PA, packet.Unreachable, 3, 0, of(packet.UDP, at(PB, 9), at(R1, 80))))
 		g.drops(nat.DropICMPNoMapping, 1, icmp(X, PA, packet.Unreachable, 3, 0, craft.IPv4(head(PA, R1), 47, make([]byte, 20))))

@@ -139,6 +139,21 @@ func TestT12_Reuse(t *testing.T) {
 		c.closes()
 		reopens(g, c)
 	})
+	// What the outside began it may begin anew.
+	trial{policy: policy(nat.RFCProfile(), forwardTo)}.run(t, func(g *gate) {
+		c := &conn{gate: g, in: at(A, 80), rem: at(R2, 999), ext: at(PA, 8080), seq: 300, back: 900}
+		c.hears(syn, "")
+		c.back++
+		c.sends(syn|ack, "")
+		c.seq++
+		c.hears(ack, "")
+		c.closes()
+		g.at(sec(5))
+		c.back += 1_500_000_000
+		c.hears(syn, "")
+		c.is("opening")
+		c.expires(g.now + opening)
+	})
 }
 
 func TestT13_StraySegments(t *testing.T) {

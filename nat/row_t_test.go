@@ -63,7 +63,7 @@ func TestT1_ValidSequencesPass(t *testing.T) {
 
 		// Data in the SYN (TCP fast open).
 		c = &conn{gate: g, in: at(A, 5001), rem: rem, seq: 50, back: 7}
-		c.ext = srcOf(g.want(g.out(tcp(c.in, rem, syn, 50, 0, "early")), nat.Outbound).b)
+		c.ext = srcOf(g.want(g.out(tcp(c.in, rem, syn|psh, 50, 0, "early")), nat.Outbound).b)
 		c.is("opening")
 		c.seq = 56
 		c.hears(syn|ack, "and the answer")

@@ -22,6 +22,8 @@ func TestU1_Lifetime(t *testing.T) {
 			late := g.opens(packet.UDP, at(B, 5000), rem)
 			g.at(sec(299.9))
 			g.reaches(at(A, 5000), udp(rem, early, "in time"))
+			g.at(sec(300))
+			g.want(g.in(udp(rem, early, "")), nat.DropNoMapping) // also while its record is there yet
 			g.at(sec(300.1))
 			g.drops(nat.DropNoMapping, 1, udp(rem, late, "too late"))
 		})
@@ -94,6 +96,9 @@ func TestU2_OutboundRefreshes(t *testing.T) {
 			g.Fatalf("%v, before %v", got, ext)
 		}
 		g.at(sec(598))
+		g.reaches(at(A, 5000), udp(at(R1, 53), ext, "data"))
+		g.opens(packet.UDP, at(A, 5000), at(R1, 53)) // now that it was answered, too
+		g.at(sec(897))
 		g.reaches(at(A, 5000), udp(at(R1, 53), ext, "data"))
 	})
 }
@@ -267,4 +272,12 @@ func noPinholes(g *gate) {
 func TestU8_PayloadIsNotTouched(t *testing.T) {
 	f := custom(func(f *nat.Profile) { f.HoldSYN = false })
 	trial{policy: policy(f)}.run(t, noPinholes)
+	// Data in a SYN that reads like an option is none.
+	trial{policy: policy(f, func(p *nat.Policy) { p.MSSClamp = 1000 })}.run(t, func(g *gate) {
+		const data = "\x02\x04\xff\xff"
+		r := g.want(g.out(tcp(at(A, 5000), at(R1, 80), syn, 1, 0, data)), nat.Outbound)
+		if got := l4(r.b)[20:]; string(got) != data {
+			g.Errorf("payload became % x", got)
+		}
+	})
 }
