@@ -27,7 +27,7 @@ const (
 	unbuilt   fate = "does not build"
 	missing   fate = "no patch"
 	untested  fate = "no such tests"
-	broken    fate = "fails without"
+	broken    fate = "did not run"
 )
 
 type result struct {
