@@ -3,9 +3,9 @@
 // Mutations proves the tests of the conformance rows: each patch in testdata/mutations plants the kind of mistake that its
 // row forbids, and a test that docs/conformance.md names for that row has to find it.
 //
-//	go run ./internal/mutations               all rows
-//	go run ./internal/mutations U-6 T-10      some
-//	go run ./internal/mutations -part 2/3     the second of three parts
+//	go run ./internal/mutations                          all rows
+//	go run ./internal/mutations U-6 T-10                 some
+//	go run ./internal/mutations -first 30 -within 5m     from the 30th on and around, as many as there is time for
 //
 // The tree stays as it is: the compiler reads the patched files through an overlay. Exit code 0 says that every mistake
 // was found, 1 names those that were not, the patches that no longer apply and the rows without one; 2 is bad usage.
@@ -17,20 +17,21 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 )
 
 func main() {
-	part := flag.String("part", "1/1", "K/N: rows K, K+N, K+2N ... only")
+	first := flag.Int("first", 0, "the row to begin with, counted from 0 and around; the rows before it come last")
+	within := flag.Duration("within", 0, "begin no row after this time; 0 is no bound")
 	jobs := flag.Int("j", 2, "how many at once")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./internal/mutations [-part K/N] [-j N] [ROW...]   (in the root of the tree)")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./internal/mutations [-first N] [-within TIME] [-j N] [ROW...]   (in the root of the tree)")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	var k, n int
-	if _, err := fmt.Sscanf(*part, "%d/%d", &k, &n); err != nil || k < 1 || k > n || *jobs < 1 {
+	if *first < 0 || *within < 0 || *jobs < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -41,12 +42,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "mutations:", err)
 		os.Exit(2)
 	}
-	var mine []row
-	for i := k - 1; i < len(rows); i += n {
-		mine = append(mine, rows[i])
-	}
+	n := *first % len(rows)
+	rows = slices.Concat(rows[n:], rows[:n])
 	start := time.Now()
-	results := runAll(ctx, ".", mine, *jobs, func(r result) { fmt.Printf("%-5s %-16s %5.1f s  %s\n", r.name, r.fate, r.took.Seconds(), r.note) })
+	more := func() bool { return ctx.Err() == nil && (*within == 0 || time.Since(start) < *within) }
+	results := runAll(ctx, ".", rows, *jobs, more, func(r result) { fmt.Printf("%-5s %-16s %5.1f s  %s\n", r.name, r.fate, r.took.Seconds(), r.note) })
 	var bad []string
 	for _, r := range results {
 		if r.fate != found {
@@ -54,7 +54,10 @@ func main() {
 		}
 	}
 	fmt.Printf("%d of %d mistakes found, %d s\n", len(results)-len(bad), len(results), int(time.Since(start).Seconds()))
-	if len(bad) > 0 {
+	if left := rows[len(results):]; len(left) > 0 {
+		fmt.Printf("no time for %d more: %s to %s\n", len(left), left[0].name, left[len(left)-1].name)
+	}
+	if len(bad) > 0 || ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr, "mutations: not found:", strings.Join(bad, ", "))
 		os.Exit(1)
 	}

@@ -70,7 +70,7 @@ func TestFates(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := 0
-	results := runAll(t.Context(), root, rows, 2, func(result) { told++ })
+	results := runAll(t.Context(), root, rows, 2, func() bool { return true }, func(result) { told++ })
 	want := map[string]fate{"M-1": found, "M-2": survived, "M-3": untested, "M-4": found, "M-5": unbuilt, "M-6": unapplied, "M-7": missing}
 	if len(results) != len(want) || told != len(want) {
 		t.Errorf("%d results, %d told, want %d", len(results), told, len(want))
@@ -85,8 +85,12 @@ func TestFates(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r := runAll(ctx, root, rows[:1], 1, func(result) {}); r[0].fate == found {
+	if r := runAll(ctx, root, rows[:1], 1, func() bool { return true }, func(result) {}); r[0].fate == found {
 		t.Error("found without a run")
+	}
+	n := 0
+	if r := runAll(t.Context(), root, rows[5:], 1, func() bool { n++; return n < 2 }, func(result) {}); len(r) != 1 {
+		t.Errorf("%d results, want one", len(r))
 	}
 }
 

@@ -40,14 +40,19 @@ type result struct {
 // tested is the package of the row tests.
 const tested = "./nat"
 
-// runAll runs rows, some at once, and tells of each as it is done.
-func runAll(ctx context.Context, root string, rows []row, jobs int, tell func(result)) []result {
+// runAll runs rows in their order, some at once, as long as there is to be more, and tells of each as it is done.
+func runAll(ctx context.Context, root string, rows []row, jobs int, more func() bool, tell func(result)) []result {
 	results := make([]result, len(rows))
+	begun := 0
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	slots := make(chan struct{}, jobs)
 	for i, r := range rows {
 		slots <- struct{}{}
+		if !more() {
+			break
+		}
+		begun++
 		wg.Go(func() {
 			defer func() { <-slots }()
 			start := time.Now()
@@ -61,7 +66,7 @@ func runAll(ctx context.Context, root string, rows []row, jobs int, tell func(re
 		})
 	}
 	wg.Wait()
-	return results
+	return results[:begun]
 }
 
 // run plants the mistake of a row and runs the tests of the row.
