@@ -51,12 +51,14 @@ type Timer interface {
 // goroutine.
 type Host struct {
 	addrs []netip.Addr
+	seed  uint64
 	after func(time.Duration, func()) Timer
 	wake  func(release func())
 
 	mu      sync.Mutex // turns at the stack
 	stack   *stack.Stack
 	link    *link
+	ports   map[socketKind]int   // how many were chosen
 	sockets map[*socket]struct{} // what is open, so that Close ends it
 	closed  bool                 // nothing is opened, sent or received any more
 	ended   bool                 // the stack's goroutines are gone
@@ -86,7 +88,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		addrs: c.Addrs, after: c.AfterFunc, wake: c.Wake, link: newLink(c.MTU, c.Output),
-		sockets: map[*socket]struct{}{}, taps: map[*func([]byte)]struct{}{},
+		seed: c.Seed, ports: map[socketKind]int{}, sockets: map[*socket]struct{}{}, taps: map[*func([]byte)]struct{}{},
 	}
 	h.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},

@@ -5,6 +5,7 @@ package netstack
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"os"
@@ -30,24 +31,23 @@ type socket struct {
 	read, write deadline
 }
 
-// open makes an endpoint with a local address and port, of which either may be missing.
-func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local netip.AddrPort) (*socket, error) {
+// open makes an endpoint with a local address and port, of which either may be missing. remote is whom it is for, if that
+// is known.
+func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local, remote netip.AddrPort) (*socket, error) {
 	var wq waiter.Queue
-	var ep tcpip.Endpoint
-	var err tcpip.Error
 	var s *socket
+	var err tcpip.Error
 	h.do(func() {
 		if h.closed {
 			return
 		}
+		var ep tcpip.Endpoint
 		if ep, err = h.stack.NewEndpoint(proto, ipv4.ProtocolNumber, &wq); err != nil {
 			return
 		}
-		if local.Port() != 0 || local.Addr().IsValid() && !local.Addr().IsUnspecified() {
-			if err = ep.Bind(fullAddress(local)); err != nil {
-				ep.Close()
-				return
-			}
+		if err = h.bind(ep, proto, local, remote); err != nil {
+			ep.Close()
+			return
 		}
 		s = h.opened(network, ep, &wq)
 	})
@@ -59,6 +59,35 @@ func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local n
 	}
 	return s, nil
 }
+
+// socketKind is what sockets have in common that share a sequence of ports.
+type socketKind struct {
+	proto  tcpip.TransportProtocolNumber
+	remote netip.AddrPort
+}
+
+// bind gives an endpoint its local address and port. A port of the host's choice follows from the seed, the remote endpoint
+// and how many it has chosen for that, so that it does not depend on what goes on in the same moment.
+func (h *Host) bind(ep tcpip.Endpoint, proto tcpip.TransportProtocolNumber, local, remote netip.AddrPort) tcpip.Error {
+	if local.Port() != 0 {
+		return ep.Bind(fullAddress(local))
+	}
+	kind := socketKind{proto, remote}
+	for range 100 {
+		h.ports[kind]++
+		f := fnv.New64a()
+		fmt.Fprintln(f, h.seed, proto, remote, h.ports[kind])
+		port := firstEphemeral + uint16(f.Sum64()%(1<<16-firstEphemeral))
+		err := ep.Bind(fullAddress(netip.AddrPortFrom(local.Addr(), port)))
+		if _, used := err.(*tcpip.ErrPortInUse); !used {
+			return err
+		}
+	}
+	return ep.Bind(fullAddress(local)) // the stack finds the last free ones
+}
+
+// firstEphemeral is where ports of the host's choice begin.
+const firstEphemeral = 16000
 
 // opened is the socket of an endpoint. The caller has the stack to itself.
 func (h *Host) opened(network string, ep tcpip.Endpoint, wq *waiter.Queue) *socket {

@@ -24,7 +24,7 @@ type TCPConn struct{ *socket }
 // DialTCP connects from a local address, of which the address, the port or both may be missing.
 func (h *Host) DialTCP(ctx context.Context, local, remote netip.AddrPort) (*TCPConn, error) {
 	to := net.TCPAddrFromAddrPort(remote)
-	s, err := h.open("tcp", tcp.ProtocolNumber, local)
+	s, err := h.open("tcp", tcp.ProtocolNumber, local, remote)
 	if err != nil {
 		return nil, opError("dial", "tcp", nil, to, err)
 	}
@@ -142,18 +142,13 @@ type TCPListener struct{ *socket }
 // ListenTCP waits for connections. Port 0 is a free one.
 func (h *Host) ListenTCP(local netip.AddrPort) (*TCPListener, error) {
 	at := net.TCPAddrFromAddrPort(local)
-	s, err := h.open("tcp", tcp.ProtocolNumber, local)
+	s, err := h.open("tcp", tcp.ProtocolNumber, local, netip.AddrPort{})
 	if err != nil {
 		return nil, opError("listen", "tcp", nil, at, err)
 	}
 	var refused tcpip.Error
 	h.do(func() {
-		if local.Port() == 0 && (!local.Addr().IsValid() || local.Addr().IsUnspecified()) {
-			refused = s.ep.Bind(fullAddress(local)) // open leaves an address of nothing alone
-		}
-		if refused == nil {
-			refused = s.ep.Listen(backlog)
-		}
+		refused = s.ep.Listen(backlog)
 		if a, err := s.ep.GetLocalAddress(); err == nil {
 			s.local = net.TCPAddrFromAddrPort(addrPort(a))
 		}

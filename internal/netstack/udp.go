@@ -28,17 +28,14 @@ func (h *Host) DialUDP(local, remote netip.AddrPort) (*UDPConn, error) {
 }
 
 func (h *Host) udp(op string, local, remote netip.AddrPort) (*UDPConn, error) {
-	s, err := h.open("udp", udp.ProtocolNumber, local)
+	s, err := h.open("udp", udp.ProtocolNumber, local, remote)
 	if err != nil {
 		return nil, opError(op, "udp", net.UDPAddrFromAddrPort(local), nil, err)
 	}
 	var refused tcpip.Error
 	h.do(func() {
 		s.ep.SocketOptions().SetBroadcast(true) // as package net does
-		if local.Port() == 0 && (!local.Addr().IsValid() || local.Addr().IsUnspecified()) {
-			refused = s.ep.Bind(tcpip.FullAddress{NIC: nic})
-		}
-		if refused == nil && remote.IsValid() {
+		if remote.IsValid() {
 			refused = s.ep.Connect(fullAddress(remote))
 			s.remote = net.UDPAddrFromAddrPort(remote)
 		}
