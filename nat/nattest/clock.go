@@ -139,6 +139,7 @@ func (c *clock) notify() {
 
 func (c *clock) loop() {
 	defer close(c.done)
+	c.settle()
 	for {
 		e, f, wait := c.next()
 		switch {
