@@ -35,7 +35,9 @@ func (h *Host) udp(op string, local, remote netip.AddrPort) (*UDPConn, error) {
 	var refused tcpip.Error
 	h.do(func() {
 		s.ep.SocketOptions().SetBroadcast(true) // as package net does
-		if remote.IsValid() {
+		// The stack learns no path MTU for UDP: with DF, what is too big would be lost for ever.
+		refused = s.ep.SetSockOptInt(tcpip.MTUDiscoverOption, int(tcpip.PMTUDiscoveryDont))
+		if refused == nil && remote.IsValid() {
 			refused = s.ep.Connect(fullAddress(remote))
 			s.remote = net.UDPAddrFromAddrPort(remote)
 		}

@@ -19,19 +19,43 @@ func (x *NAT) Reboot() {
 }
 
 // Update changes the NAT's policy while it runs, and says what that does to its sessions. The policy that edit gets has
-// one pool and one route; what it makes of it is validated as a whole.
+// one pool and one route, that of everybody inside; what it makes of it is validated as a whole. New external addresses of
+// pools and 1:1 mappings reach the NAT from then on, if nobody else has them; those that are gone reach nobody.
 func (x *NAT) Update(edit func(p *nat.Policy)) nat.Impact {
 	x.net.tb.Helper()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := x.policyCopy()
 	edit(&p)
+	old, addrs := externals(&x.policy), externals(&p)
+	for _, a := range addrs {
+		if at := x.outer.portOf(a); at != nil && at != x.port {
+			x.net.tb.Fatalf("nattest: %s: %v is the address of %s", x.name, a, at.name)
+		}
+	}
 	impact, err := x.engine.Apply(&p, x.net.Elapsed())
 	if err != nil {
 		x.net.tb.Fatalf("nattest: %s: %v", x.name, err)
 	}
+	for _, a := range old {
+		x.outer.setPort(a, nil)
+	}
+	for _, a := range addrs {
+		x.outer.setPort(a, x.port)
+	}
 	x.policy = p
 	return impact
+}
+
+// externals are the addresses that a policy has to be sent packets for.
+func externals(p *nat.Policy) (addrs []netip.Addr) {
+	for _, pool := range p.Pools {
+		addrs = append(append(addrs, pool.Addresses...), pool.Draining...)
+	}
+	for _, s := range p.Static {
+		addrs = append(addrs, s.Outside)
+	}
+	return addrs
 }
 
 // Policy is a copy of the policy that is in force: for Policy.Subscriber, say.
@@ -56,9 +80,9 @@ func (x *NAT) policyCopy() nat.Policy {
 // Forward opens a port of the NAT's first address for a host behind it: protocol is "tcp" or "udp".
 func (x *NAT) Forward(protocol string, port uint16, to *Host, toPort uint16) nat.Impact {
 	x.net.tb.Helper()
-	proto := uint8(packet.TCP)
-	if protocol == "udp" {
-		proto = packet.UDP
+	proto, ok := map[string]uint8{"tcp": packet.TCP, "udp": packet.UDP}[protocol]
+	if !ok {
+		x.net.tb.Fatalf("nattest: %s: a forward of %q: it is tcp or udp", x.name, protocol)
 	}
 	return x.Update(func(p *nat.Policy) {
 		p.Forwards = append(p.Forwards, nat.Forward{
@@ -68,27 +92,33 @@ func (x *NAT) Forward(protocol string, port uint16, to *Host, toPort uint16) nat
 	})
 }
 
-// Renumber gives the NAT new external addresses in place of those it has, as a provider does at night. Its sessions are
-// cut, and packets to the old addresses reach nobody.
-func (x *NAT) Renumber() nat.Impact {
+// Static gives a host behind the NAT an external address of its own, 1:1, as an Elastic IP is: the host is reached there,
+// and seen with it.
+func (x *NAT) Static(h *Host) netip.Addr {
 	x.net.tb.Helper()
-	old := x.Publics()
-	leased := x.lease(len(old))
-	impact := x.Update(func(p *nat.Policy) {
-		p.Pools[0].Addresses, p.Pools[0].Draining = leased, nil
-		p.Forwards = nil // they were for addresses that are gone
-	})
-	for _, a := range old {
-		x.outer.setPort(a, nil)
-	}
-	return impact
+	a := x.lease(1)[0]
+	x.Update(func(p *nat.Policy) { p.Static = append(p.Static, nat.Static{Inside: h.Addr(), Outside: a}) })
+	return a
 }
 
-// LimitPorts leaves the NAT so many external ports an address for new mappings; those it has go on.
+// Renumber gives the NAT new external addresses in place of those it has, as a provider does at night; forwards go with the
+// old ones, 1:1 mappings stay. Its sessions are cut, and packets to the old addresses reach nobody.
+func (x *NAT) Renumber() nat.Impact {
+	x.net.tb.Helper()
+	leased := x.lease(len(x.Publics()))
+	return x.Update(func(p *nat.Policy) {
+		p.Pools[0].Addresses, p.Pools[0].Draining, p.Forwards = leased, nil, nil
+	})
+}
+
+// LimitPorts leaves the NAT so many external ports an address for new mappings, at least one; those it has go on.
 func (x *NAT) LimitPorts(ports int) nat.Impact {
 	x.net.tb.Helper()
 	return x.Update(func(p *nat.Policy) {
 		f := &p.Pools[0].Profile
+		if most := int(f.PortMax) - int(f.PortMin) + 1; ports < 1 || ports > most {
+			x.net.tb.Fatalf("nattest: %s: a limit of %d ports is not between 1 and the %d it has", x.name, ports, most)
+		}
 		f.PortMax = f.PortMin + uint16(ports) - 1
 	})
 }

@@ -5,9 +5,11 @@ package nattest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate/internal/netstack"
@@ -20,7 +22,8 @@ import (
 // that the host itself has.
 //
 // In one thing connections are not as in package net: they send no TCP keep-alives before SetKeepAlive, so that idle ones
-// are idle. They have the methods CloseRead, CloseWrite, SetKeepAlive and SetKeepAlivePeriod of net.TCPConn.
+// are idle. They have the methods CloseRead, CloseWrite, SetKeepAlive and SetKeepAlivePeriod of net.TCPConn;
+// those of UDP have SetTTL(uint8) error.
 type Host struct {
 	name  string
 	net   *Network
@@ -32,6 +35,9 @@ type Host struct {
 func (s *site) host(name string, link []Link) *Host {
 	n := s.net
 	n.tb.Helper()
+	if err := n.checkName(name); err != nil {
+		n.tb.Fatalf("nattest: %v", err)
+	}
 	l := n.link(link)
 	addr, ok := s.allocate(s.prefix, &s.next)
 	if !ok {
@@ -51,11 +57,21 @@ func (s *site) host(name string, link []Link) *Host {
 	h.http = &http.Transport{DialContext: h.DialContext}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if name == "" || n.hosts[name] != nil {
-		n.tb.Errorf("nattest: %q is no name for a host, or one has it already", name)
-	}
 	n.hosts[name] = h
 	return h
+}
+
+// checkName: names stand where addresses do, so they must not be any.
+func (n *Network) checkName(name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch _, err := netip.ParseAddr(name); {
+	case err == nil || name == "" || strings.ContainsAny(name, ":[]%/ "):
+		return fmt.Errorf("%q is no name for a host: it would not do in an address", name)
+	case n.hosts[name] != nil:
+		return fmt.Errorf("there are two hosts with the name %q", name)
+	}
+	return nil
 }
 
 func (h *Host) close() error {

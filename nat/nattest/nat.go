@@ -45,18 +45,21 @@ func (s *site) nat(b Behaviour, link []Link) *NAT {
 		s, link = upstream.inner, nil
 	}
 	l := n.link(link)
+	if b.Profile == (nat.Profile{}) {
+		b.Profile = nat.GatewayProfile()
+	}
+	if b.Name == "" {
+		b.Name = b.Profile.Name
+	}
 	x := &NAT{net: n, behaviour: b, outer: s, upstream: upstream}
 	x.port = s.attach("", l, func(p []byte) { x.translate(p, nat.FromOutside) })
 	x.name = fmt.Sprintf("nat %d (%s)", x.port.owner.number, b.Name)
 	x.port.name = x.name
-	n.mu.Lock()
-	n.nats = append(n.nats, x)
-	inside := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(len(n.nats)), 0, 0}), 24)
-	full := len(n.nats) > 255
-	n.mu.Unlock()
-	if full {
+	count := len(n.NATs()) + 1
+	if count > 255 {
 		n.tb.Fatal("nattest: a network has room for 255 NATs")
 	}
+	inside := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(count), 0, 0}), 24)
 	router := inside.Addr().Next()
 	x.inner = &site{
 		net: n, prefix: inside, ports: map[netip.Addr]*port{}, next: router.Next(),
@@ -69,12 +72,15 @@ func (s *site) nat(b Behaviour, link []Link) *NAT {
 		},
 		Inside:       []netip.Prefix{inside},
 		Pools:        []nat.Pool{{Name: poolName, Addresses: x.lease(max(1, b.Addresses)), Profile: b.Profile}},
-		Routes:       []nat.Route{{Source: inside, Pool: poolName}},
+		Routes:       []nat.Route{{Source: inside, Pool: poolName, Static: true}},
 		HairpinOff:   b.HairpinOff,
 		HostSessions: b.HostSessions,
 		InsideRouter: router,
 	}
 	x.boot()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nats = append(n.nats, x)
 	return x
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,10 @@ func (n *Network) history() string {
 	var b strings.Builder
 	for _, x := range n.nats {
 		log := x.Log()
+		if len(log) == 0 {
+			fmt.Fprintf(&b, "%s has seen no packet\n", x.name)
+			continue
+		}
 		fmt.Fprintf(&b, "%s has seen %d packets; the last of them:\n", x.name, len(log))
 		for _, r := range log[max(0, len(log)-lines):] {
 			fmt.Fprintf(&b, "  %v\n", r)
@@ -125,6 +130,13 @@ func (n *Network) Host(name string, link ...Link) *Host {
 func (n *Network) NAT(b Behaviour, link ...Link) *NAT {
 	n.tb.Helper()
 	return n.internet.nat(b, link)
+}
+
+// NATs are the NATs of the network, in the order in which they were made; those of Behaviour.Behind, too.
+func (n *Network) NATs() []*NAT {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.nats)
 }
 
 // link is the one that was given, if it makes sense, or the default.

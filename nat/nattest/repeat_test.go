@@ -66,40 +66,6 @@ func play(t *testing.T, seed uint64) (transcript string) {
 	return transcript
 }
 
-// echo answers TCP and UDP on a port with what comes, as long as the host lives.
-func echo(t *testing.T, h *nattest.Host, port string) {
-	t.Helper()
-	l, err := h.Listen("tcp", ":"+port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := h.ListenPacket("udp", ":"+port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	go func() {
-		for b := make([]byte, 1<<16); ; {
-			m, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = u.WriteTo(b[:m], from)
-		}
-	}()
-}
-
 // transfer sends 100 KB there and back within a minute.
 func transfer(h *nattest.Host, to string, start time.Time) string {
 	c, err := h.Dial("tcp", to)

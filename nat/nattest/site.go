@@ -35,6 +35,10 @@ func (s *site) portOf(a netip.Addr) *port {
 func (s *site) setPort(a netip.Addr, p *port) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p == nil {
+		delete(s.ports, a)
+		return
+	}
 	s.ports[a] = p
 }
 
@@ -118,7 +122,7 @@ func (s *site) route(b []byte) {
 		s.forward(b, p)
 	case p != nil:
 		p.toNode.send(p.Link(), b)
-	case dst != s.prefix.Masked().Addr().Next(): // the router's own address answers nobody
+	case dst != s.router(): // the router's own address answers nobody
 		s.up(b)
 	}
 }
@@ -149,22 +153,34 @@ func (s *site) forward(b []byte, p *port) {
 
 // answer sends the router's ICMP error about a packet to its source.
 func (s *site) answer(about []byte, kind, code uint8, mtu uint16) {
-	if e := icmpError(s.net.router, about, kind, code, mtu); e != nil {
+	if e := icmpError(s.router(), about, kind, code, mtu); e != nil {
 		if p := s.portOf(netip.AddrFrom4([4]byte(about[12:16]))); p != nil {
 			p.toNode.send(p.Link(), e)
 		}
 	}
 }
 
-// allocate gives out the next address that is free.
-func (s *site) allocate(within netip.Prefix, from *netip.Addr) (netip.Addr, bool) {
+// allocate gives out the next address that is free, and after the last one those that have become free.
+func (s *site) allocate(within netip.Prefix, next *netip.Addr) (netip.Addr, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for a := *from; within.Contains(a.Next()); a = a.Next() { // not the last: it may be a broadcast address
-		if _, taken := s.ports[a]; !taken {
-			*from = a.Next()
+	for range 1 << (32 - within.Bits()) {
+		a := *next
+		if *next = a.Next(); !within.Contains(*next) { // the last one may be a broadcast address
+			*next = within.Addr().Next()
+			continue
+		}
+		if _, taken := s.ports[a]; !taken && a != s.router() {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// router is the address of the NAT on a site behind it.
+func (s *site) router() netip.Addr {
+	if s.up == nil {
+		return s.net.router
+	}
+	return s.prefix.Addr().Next()
 }
