@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -242,9 +243,10 @@ func literal(address string) (netip.AddrPort, error) {
 	if !a.Unmap().Is4() {
 		return netip.AddrPort{}, fmt.Errorf("%v is no IPv4 address", a)
 	}
-	n, err := net.LookupPort("ip", port)
+	// Not net.LookupPort: its resolver has channels that outlive a bubble, and systems differ in the names they know.
+	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, err
+		return netip.AddrPort{}, fmt.Errorf("%q is no port number", port)
 	}
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), nil
 }

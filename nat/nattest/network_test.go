@@ -188,13 +188,13 @@ func TestNames(t *testing.T) {
 	nattest.Run(t, nattest.Config{}, func(t *testing.T, n *nattest.Network) {
 		server := n.Host("server")
 		client := n.NAT(nattest.FullCone()).Host("client")
-		echo(t, server, "http")
+		echo(t, server, "80")
 		connect(t, client, "tcp4", "server:80")
-		connect(t, client, "udp4", server.Addr().String()+":http")
+		connect(t, client, "udp4", server.Addr().String()+":80")
 		if l, err := server.Listen("tcp", "server:81"); err != nil || l.Addr().String() != server.Addr().String()+":81" {
 			t.Errorf("%v, %v", l, err)
 		}
-		for _, bad := range []string{"nobody:80", "server", "server:nothing", "[::1]:80", ""} {
+		for _, bad := range []string{"nobody:80", "server", "server:http", "[::1]:80", ""} {
 			if _, err := client.Dial("tcp", bad); err == nil || !strings.HasPrefix(err.Error(), "dial tcp") {
 				t.Errorf("%q: %v", bad, err)
 			}
