@@ -107,7 +107,10 @@ func (n *netstackNAT) pump(t *testing.T, ctx context.Context, h *netstackHost, f
 		n.mu.Lock()
 		was, now := p.Clone(), time.Since(n.start)
 		v := n.worker.Translate(&p, from, now)
-		if err := n.laws.Packet(from, was, p, v, n.worker.Emitted(), n.engine.Sessions(now)); err != nil {
+		if err := n.laws.Packet(from, was, p, v, n.worker.Emitted()); err != nil {
+			t.Error(err)
+		}
+		if err := n.laws.Settle(n.engine.Sessions(now)); err != nil {
 			t.Error(err)
 		}
 		if v.Forward() {

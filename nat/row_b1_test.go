@@ -130,10 +130,10 @@ func TestB11_ErrorStorm(t *testing.T) {
 	const limit = 100
 	trial{policy: policy(nat.RFCProfile())}.run(t, func(g *gate) {
 		bs := make([][]byte, 100)
-		for second := range 3 {
+		for second, packets := range []int{100_000, 10_000, 10_000} {
 			made := 0
-			for i := 0; i < 100_000/3; i += len(bs) {
-				g.at(time.Duration(second)*time.Second + time.Duration(i)*30*time.Microsecond)
+			for i := 0; i < packets; i += len(bs) {
+				g.at(time.Duration(second)*time.Second + time.Duration(i)*time.Second/time.Duration(packets))
 				for j := range bs {
 					bs[j] = craft.SetTTL(udp(at(A, uint16(1+j)), at(R1, 80), ""), 1)
 				}

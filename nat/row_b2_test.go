@@ -30,7 +30,9 @@ type sender struct {
 }
 
 func (g *gate) sender(from nat.AttachmentID) *sender {
-	return &sender{gate: g, w: g.e.Worker(), laws: invariants.New(&g.pol), from: from, p: packet.From(make([]byte, 28)), was: packet.From(make([]byte, 28))}
+	laws := invariants.New(&g.pol)
+	laws.Shared = true
+	return &sender{gate: g, w: g.e.Worker(), laws: laws, from: from, p: packet.From(make([]byte, 28)), was: packet.From(make([]byte, 28))}
 }
 
 // send sends one; the translated packet is in s.p.
@@ -50,7 +52,7 @@ func (s *sender) send(src, dst end) nat.Verdict {
 func (s *sender) through(b []byte) nat.Verdict {
 	s.was.Len = copy(s.was.Buf[s.was.Off:], b)
 	v := s.w.Translate(&s.p, s.from, s.now)
-	if err := s.laws.Packet(s.from, s.was, s.p, v, s.w.Emitted(), nil); err != nil {
+	if err := s.laws.Packet(s.from, s.was, s.p, v, s.w.Emitted()); err != nil {
 		s.Errorf("%v: %v, of %s", v, err, craft.Describe(s.was.Bytes()))
 	}
 	return v
@@ -210,10 +212,11 @@ func TestB37_Clock(t *testing.T) {
 	}
 }
 
+// TestB38_ExpiryAndRefresh refreshes a million times at the moment when a session ends, or a tick before or after.
 func TestB38_ExpiryAndRefresh(t *testing.T) {
 	f := custom(func(f *nat.Profile) { f.Timeouts.UDP, f.Quarantine = time.Second, 0 })
 	trial{policy: policy(f), oneShard: true}.run(t, func(g *gate) {
-		for i := range 10_000 {
+		for i := range 1000 {
 			ext := g.opens(packet.UDP, at(A, 5000), at(R1, 80))
 			created := g.stats().Created
 			off := time.Duration(i%3-1) * time.Millisecond
@@ -234,6 +237,33 @@ func TestB38_ExpiryAndRefresh(t *testing.T) {
 			}
 		}
 	})
+	g := newGate(t, nat.Config{Sessions: 4}, policy(f))
+	out, back := g.sender(0), g.sender(1)
+	var ext end
+	made := uint64(0)
+	for i := range 1_000_000 {
+		off := time.Duration(i%3-1) * time.Millisecond
+		if i > 0 {
+			g.at(g.now + time.Second + off)
+		}
+		if out.now, back.now = g.now, g.now; i%5 == 0 {
+			g.w.Tick(g.now)
+		}
+		lives := i > 0 && off < 0
+		if v := back.send(at(R1, 80), ext); i > 0 && (v == nat.Inbound) != lives {
+			t.Fatalf("round %d: %v", i, v)
+		}
+		if v := out.send(at(A, 5000), at(R1, 80)); v != nat.Outbound || lives && out.src() != ext {
+			t.Fatalf("round %d: %v from %v, before from %v", i, v, out.src(), ext)
+		}
+		if ext = out.src(); !lives {
+			made++
+		}
+	}
+	if s := g.stats(); s.Created != made {
+		t.Errorf("%d sessions were made, want %d", s.Created, made)
+	}
+	g.check()
 }
 
 func TestB39_LateReplies(t *testing.T) {
@@ -444,6 +474,7 @@ func TestB43_NothingGrows(t *testing.T) {
 	flood := func(n int) {
 		for _, s := range from {
 			s.laws = invariants.New(&p) // which keeps fragments, of sets that are never complete
+			s.laws.Shared = true
 		}
 		for range n {
 			g.now += 3 * time.Millisecond

@@ -244,51 +244,52 @@ func TestF4_IncompleteSetsEnd(t *testing.T) {
 }
 
 func TestF5_FragmentFlood(t *testing.T) {
+	p := policy(nat.RFCProfile())
 	// Many small pieces use up a source's sets, large ones its memory.
-	fragmentFlood(t, 1400, 100_000)
-	fragmentFlood(t, 16000, 10_000)
+	trial{policy: p}.run(t, func(g *gate) { fragmentFlood(g, 1400, 20_000) })
+	trial{policy: p}.run(t, func(g *gate) { fragmentFlood(g, 16000, 10_000) })
+	g := newGate(t, nat.Config{}, p)
+	fragmentFlood(g, 1400, 1_000_000)
+	g.finish()
 	// A single datagram is bounded, too.
-	trial{policy: policy(nat.RFCProfile())}.run(t, pieceLimit)
+	trial{policy: p}.run(t, pieceLimit)
 }
 
-// fragmentFlood sends lonely second pieces of size bytes from A.
-func fragmentFlood(t *testing.T, size, sets int) {
-	t.Helper()
-	const cap = 1 << 20
-	trial{policy: policy(nat.RFCProfile()), config: nat.Config{FragmentBytes: cap}}.run(t, func(g *gate) {
-		memory := g.stats().MemoryBytes
-		flood := craft.Cut(datagram(at(A, 5000), at(R1, 80), 0, random(size)), 8)[1]
-		const atOnce = 200
-		var refused int
-		for n := 0; n < sets; n += atOnce {
-			var bs [][]byte
-			for i := range atOnce {
-				// A new identification each, and another destination when they are used up.
-				be.PutUint16(flood[4:], uint16(n+i))
-				copy(flood[16:], far((n+i)>>16).AsSlice())
-				bs = append(bs, craft.SetTTL(bytes.Clone(flood), 64))
-			}
-			for _, r := range g.outAll(bs) {
-				if r.Verdict == nat.DropFragmentLimit {
-					refused++
-				} else {
-					g.want(r, nat.HeldFragment)
-				}
-			}
-			if n%(40*atOnce) != 0 {
-				continue
-			}
-			if s := g.stats(); s.FragmentBytes > cap/2 || s.MemoryBytes != memory {
-				g.Fatalf("%d bytes of fragments in %d bytes in all", s.FragmentBytes, s.MemoryBytes)
-			}
-			// B is not hurt, whether it sends fragments or not.
-			g.opens(packet.UDP, at(B, uint16(1024+n)), at(R1, 80))
-			g.completes(0, craft.Cut(datagram(at(B, 5000), at(R1, 80), uint16(n), random(1400)), 512, 1024))
+// fragmentFlood sends lonely second pieces of datagrams of size bytes from A, and looks ten times whether B is hurt.
+func fragmentFlood(g *gate, size, sets int) {
+	const cap = 1 << 20 // of memory for fragments, as newGate has it
+	memory := g.stats().MemoryBytes
+	flood := craft.Cut(datagram(at(A, 5000), at(R1, 80), 0, random(size)), 8)[1]
+	const atOnce = 200
+	var refused int
+	for n := 0; n < sets; n += atOnce {
+		var bs [][]byte
+		for i := range atOnce {
+			// A new identification each, and another destination when they are used up.
+			be.PutUint16(flood[4:], uint16(n+i))
+			copy(flood[16:], far((n+i)>>16).AsSlice())
+			bs = append(bs, craft.SetTTL(bytes.Clone(flood), 64))
 		}
-		if s := g.stats(); int(s.Verdicts[nat.DropFragmentLimit]) != refused || refused < sets/2 {
-			g.Errorf("%d refused, %d counted", refused, s.Verdicts[nat.DropFragmentLimit])
+		for _, r := range g.outAll(bs) {
+			if r.Verdict == nat.DropFragmentLimit {
+				refused++
+			} else {
+				g.want(r, nat.HeldFragment)
+			}
 		}
-	})
+		if n%(sets/10) != 0 {
+			continue
+		}
+		if s := g.stats(); s.FragmentBytes > cap/2 || s.MemoryBytes != memory {
+			g.Fatalf("%d bytes of fragments in %d bytes in all", s.FragmentBytes, s.MemoryBytes)
+		}
+		// B is not hurt, whether it sends fragments or not.
+		g.opens(packet.UDP, at(B, uint16(1024+n)), at(R1, 80))
+		g.completes(0, craft.Cut(datagram(at(B, 5000), at(R1, 80), uint16(n), random(1400)), 512, 1024))
+	}
+	if s := g.stats(); int(s.Verdicts[nat.DropFragmentLimit]) != refused || refused < sets/2 {
+		g.Errorf("%d refused, %d counted", refused, s.Verdicts[nat.DropFragmentLimit])
+	}
 }
 
 // pieceLimit sends a datagram of 129 pieces, last first: the 129th is one too many.
@@ -310,6 +311,9 @@ func pieceLimit(g *gate) {
 				want = nat.DropFragmentLimit
 			}
 			g.want(g.out(p), want)
+		}
+		if s := g.stats(); s.FragmentBytes != 0 || s.Emitted != 128 {
+			g.Errorf("%d bytes are left, %d pieces were emitted", s.FragmentBytes, s.Emitted)
 		}
 	}
 }

@@ -211,6 +211,9 @@ func (g *gate) send(from nat.AttachmentID, ps ...packet.Packet) []result {
 		}
 		g.judge(from, before[i], r)
 	}
+	if err := g.laws.Settle(g.e.Sessions(g.now)); err != nil {
+		g.Fatal(err)
+	}
 	g.count(results)
 	if g.sent += len(ps); g.sent-g.checked >= g.every {
 		g.check()
@@ -226,7 +229,7 @@ func (g *gate) collect(e nat.Emission) emitted {
 // judge holds what became of a packet against the laws, which are the same for all rows.
 func (g *gate) judge(from nat.AttachmentID, in packet.Packet, r *result) {
 	g.Helper()
-	if err := g.laws.Packet(from, in, r.p, r.Verdict, emissions(r.emitted), g.e.Sessions(g.now)); err != nil {
+	if err := g.laws.Packet(from, in, r.p, r.Verdict, emissions(r.emitted)); err != nil {
 		g.Fatalf("%v: %v, of %s", r.Verdict, err, craft.Describe(in.Bytes()))
 	}
 	var h maphash.Hash

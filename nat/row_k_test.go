@@ -107,7 +107,7 @@ func TestK2_IncrementalIsFull(t *testing.T) {
 				if v := vs[i]; v != nat.Outbound && v != nat.StaticOutbound {
 					t.Fatalf("%v", v)
 				}
-				if err := g.laws.Packet(0, was[i], ps[i], vs[i], nil, g.e.Sessions(0)); err != nil { // what came was right
+				if err := g.laws.Packet(0, was[i], ps[i], vs[i], nil); err != nil { // what came was right
 					t.Fatal(err)
 				}
 			}

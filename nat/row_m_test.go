@@ -108,6 +108,7 @@ func TestM3_NoPortOverloading(t *testing.T) {
 			if s.Protocol == packet.UDP {
 				g.reaches(s.Inside, udp(at(X, 9), s.External, "from anybody"))
 			}
+			g.reaches(s.Inside, answer(s.Protocol, s.Remote, s.External))
 		}
 		if s := g.stats(); s.Expired == 0 {
 			g.Error("nothing has ended")

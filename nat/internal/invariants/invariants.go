@@ -15,7 +15,6 @@ package invariants
 import (
 	"encoding/binary"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 
@@ -29,12 +28,16 @@ var be = binary.BigEndian
 // Laws is what an engine must keep under its policy, and what was seen of it. It is not safe for concurrent use; workers
 // that run side by side have one each.
 type Laws struct {
+	// Shared: others use the engine at the same time, so that who owns what cannot be told from these packets.
+	Shared bool
+
 	inside   []netip.Prefix
 	external map[netip.Addr]bool
 	unlent   []netip.Prefix
 	knowing  []netip.Prefix // destinations that may see inside addresses
 	sharing  map[netip.Addr][nat.NumClasses]bool
 	owners   map[tuple]netip.AddrPort
+	suspects map[tuple]netip.AddrPort    // endpoints that were seen with two owners, and the new one
 	held     map[datagram]map[int][]byte // fragments that wait, by offset
 }
 
@@ -54,7 +57,7 @@ type datagram struct {
 
 // New is the laws for an engine with policy p.
 func New(p *nat.Policy) *Laws {
-	l := &Laws{owners: map[tuple]netip.AddrPort{}, held: map[datagram]map[int][]byte{}}
+	l := &Laws{owners: map[tuple]netip.AddrPort{}, suspects: map[tuple]netip.AddrPort{}, held: map[datagram]map[int][]byte{}}
 	l.Policy(p)
 	return l
 }
@@ -88,11 +91,11 @@ func (l *Laws) Policy(p *nat.Policy) {
 		}
 	}
 	clear(l.owners)
+	clear(l.suspects)
 }
 
-// Packet judges what became of a packet: in is what arrived, and out what it is now, which counts if v is to forward it;
-// sessions are the engine's, or nil if others use it at the same time.
-func (l *Laws) Packet(from nat.AttachmentID, in, out packet.Packet, v nat.Verdict, emitted []nat.Emission, sessions iter.Seq[nat.Session]) error {
+// Packet judges what became of a packet: in is what arrived, and out what it is now, which counts if v is to forward it.
+func (l *Laws) Packet(from nat.AttachmentID, in, out packet.Packet, v nat.Verdict, emitted []nat.Emission) error {
 	if v == nat.Unset || v == nat.DropLeak {
 		return fmt.Errorf("%v", v)
 	}
@@ -100,9 +103,7 @@ func (l *Laws) Packet(from nat.AttachmentID, in, out packet.Packet, v nat.Verdic
 		if err := l.forwarded(in, out, v); err != nil {
 			return err
 		}
-		if err := l.owned(in.Bytes(), out.Bytes(), v, sessions); err != nil {
-			return err
-		}
+		l.owned(in.Bytes(), out.Bytes(), v)
 	}
 	switch v {
 	case nat.HeldFragment:

@@ -3,7 +3,6 @@
 package invariants
 
 import (
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -76,8 +75,10 @@ func inPieces() (steps []step) {
 }
 
 func (s step) to(l *Laws) error {
-	var sessions iter.Seq[nat.Session] = slices.Values(s.live)
-	return l.Packet(nat.FromInside, s.in, s.out, s.verdict, s.emitted, sessions)
+	if err := l.Packet(nat.FromInside, s.in, s.out, s.verdict, s.emitted); err != nil {
+		return err
+	}
+	return l.Settle(slices.Values(s.live))
 }
 
 // TestPlanted: what an engine might do wrong is found, each by its law, and what is right is not.

@@ -12,50 +12,55 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
-// owned takes note of who uses an external endpoint, as the packet shows it, and if that was somebody else before, asks
-// whether that one's session is over.
-func (l *Laws) owned(in, out []byte, v nat.Verdict, sessions iter.Seq[nat.Session]) error {
-	if sessions == nil || v != nat.Outbound && v != nat.Inbound && v != nat.Hairpin {
-		return nil
+// owned takes note of who uses an external endpoint, as the packet shows it.
+func (l *Laws) owned(in, out []byte, v nat.Verdict) {
+	if l.Shared || v != nat.Outbound && v != nat.Inbound && v != nat.Hairpin {
+		return
 	}
 	src, dst, ok := ends(in)
 	newSrc, newDst, _ := ends(out)
 	if !ok {
-		return nil
+		return
 	}
-	proto := in[9]
 	if v != nat.Inbound {
-		if err := l.own(proto, newSrc, dst, src, sessions); err != nil {
-			return err
-		}
+		l.own(in[9], newSrc, dst, src)
 	}
 	if v != nat.Outbound {
-		return l.own(proto, dst, newSrc, newDst, sessions)
+		l.own(in[9], dst, newSrc, newDst)
 	}
-	return nil
 }
 
-func (l *Laws) own(proto uint8, ext, rem, who netip.AddrPort, sessions iter.Seq[nat.Session]) error {
-	shares, pooled := l.sharing[ext.Addr()]
-	if !pooled { // 1:1
-		return nil
+func (l *Laws) own(proto uint8, ext, rem, who netip.AddrPort) {
+	if _, pooled := l.sharing[ext.Addr()]; !pooled { // 1:1
+		return
 	}
-	t := tuple{proto, ext, rem}
 	if proto == packet.ICMP {
-		t.rem = netip.AddrPortFrom(rem.Addr(), 0)
+		rem = netip.AddrPortFrom(rem.Addr(), 0)
 	}
-	alone := !shares[classOf(proto)]
-	if alone {
-		t.rem = netip.AddrPort{}
+	t := l.tuple(proto, ext, rem)
+	if before, known := l.owners[t]; known && before != who {
+		l.suspects[t] = who
 	}
-	before, known := l.owners[t]
 	l.owners[t] = who
-	if !known || before == who {
+}
+
+func (l *Laws) tuple(proto uint8, ext, rem netip.AddrPort) tuple {
+	if !l.sharing[ext.Addr()][classOf(proto)] {
+		rem = netip.AddrPort{}
+	}
+	return tuple{proto, ext, rem}
+}
+
+// Settle asks the engine's sessions, after one or some packets at one time, whether those who were seen to use an endpoint
+// that was somebody else's before use it alone.
+func (l *Laws) Settle(sessions iter.Seq[nat.Session]) error {
+	if len(l.suspects) == 0 {
 		return nil
 	}
+	defer clear(l.suspects)
 	for s := range sessions {
-		if s.Protocol == proto && s.External == ext && s.Inside != who && (alone || s.Remote == t.rem) {
-			return fmt.Errorf("%v towards %v is used by %v, and %v still has it", ext, rem, who, s.Inside)
+		if who, ok := l.suspects[l.tuple(s.Protocol, s.External, s.Remote)]; ok && who != s.Inside {
+			return fmt.Errorf("%v towards %v is used by %v, and %v still has it", s.External, s.Remote, who, s.Inside)
 		}
 	}
 	return nil
@@ -65,10 +70,7 @@ func (l *Laws) own(proto uint8, ext, rem, who netip.AddrPort, sessions iter.Seq[
 func (l *Laws) Owners(sessions iter.Seq[nat.Session]) error {
 	owners := map[tuple]netip.AddrPort{}
 	for s := range sessions {
-		t := tuple{s.Protocol, s.External, s.Remote}
-		if shares := l.sharing[s.External.Addr()]; !shares[classOf(s.Protocol)] {
-			t.rem = netip.AddrPort{}
-		}
+		t := l.tuple(s.Protocol, s.External, s.Remote)
 		if other, ok := owners[t]; ok && other != s.Inside {
 			return fmt.Errorf("%v is of %v and of %v", s.External, other, s.Inside)
 		}

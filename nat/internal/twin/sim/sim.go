@@ -179,7 +179,7 @@ func (s *sim) judge(a arrival, out packet.Packet, v nat.Verdict, emitted []nat.E
 			return err
 		}
 	}
-	if err := s.laws.Packet(a.from, a.p, out, v, emitted, s.engine.Sessions(s.now)); err != nil {
+	if err := s.laws.Packet(a.from, a.p, out, v, emitted); err != nil {
 		return err
 	}
 	if v.Forward() {
@@ -203,6 +203,9 @@ func (s *sim) remember(side nat.Side, b []byte) {
 
 // compare holds the sessions of both against each other, check all books of the engine, too.
 func (s *sim) compare() error {
+	if err := s.laws.Settle(s.engine.Sessions(s.now)); err != nil {
+		return err
+	}
 	if s.twin == nil {
 		return s.laws.Owners(s.engine.Sessions(s.now))
 	}
