@@ -118,7 +118,7 @@ func newGate(t *testing.T, cfg nat.Config, p nat.Policy) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{T: t, e: e, w: e.Worker(), laws: invariants.New(&p), every: max(16, cfg.Sessions/32)}
+	g := &gate{T: t, e: e, w: e.Worker(), laws: invariants.New(&p), every: max(16, cfg.Sessions/8)}
 	g.setPolicy(p)
 	return g
 }

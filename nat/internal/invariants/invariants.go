@@ -38,6 +38,7 @@ type Laws struct {
 	sharing  map[netip.Addr][nat.NumClasses]bool
 	owners   map[tuple]netip.AddrPort
 	suspects map[tuple]netip.AddrPort    // endpoints that were seen with two owners, and the new one
+	asked    int                         // how many sessions there were when that was last settled
 	held     map[datagram]map[int][]byte // fragments that wait, by offset
 }
 

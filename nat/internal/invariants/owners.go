@@ -52,13 +52,15 @@ func (l *Laws) tuple(proto uint8, ext, rem netip.AddrPort) tuple {
 }
 
 // Settle asks the engine's sessions, after one or some packets at one time, whether those who were seen to use an endpoint
-// that was somebody else's before use it alone.
+// that was somebody else's before use it alone. With many sessions it waits for some more of those.
 func (l *Laws) Settle(sessions iter.Seq[nat.Session]) error {
-	if len(l.suspects) == 0 {
+	if len(l.suspects) == 0 || len(l.suspects) < l.asked/256 {
 		return nil
 	}
 	defer clear(l.suspects)
+	l.asked = 0
 	for s := range sessions {
+		l.asked++
 		if who, ok := l.suspects[l.tuple(s.Protocol, s.External, s.Remote)]; ok && who != s.Inside {
 			return fmt.Errorf("%v towards %v is used by %v, and %v still has it", s.External, s.Remote, who, s.Inside)
 		}
