@@ -92,7 +92,7 @@ func startTransfer(ctx context.Context, h Host) (*transfer, error) {
 		cancel()
 		return nil, err
 	}
-	if _, err := io.CopyN(io.Discard, resp.Body, 65536); err != nil {
+	if _, err := io.CopyN(io.Discard, resp.Body, 32768); err != nil {
 		cancel()
 		return nil, errors.Join(err, resp.Body.Close())
 	}
@@ -114,7 +114,7 @@ func startTransfer(ctx context.Context, h Host) (*transfer, error) {
 
 // settle waits until nothing has come for a moment, if that happens at all, and returns how many bytes there are.
 func (t *transfer) settle(ctx context.Context) int64 {
-	const moment = 100 * time.Millisecond
+	const moment = 200 * time.Millisecond
 	n := t.bytes.Load()
 	for range 10 {
 		wait(ctx, moment)
@@ -158,7 +158,7 @@ func startVisits(ctx context.Context, h Host, web netip.Addr) *visits {
 				return
 			}
 			v.pages++
-			wait(ctx, 50*time.Millisecond)
+			wait(ctx, 200*time.Millisecond)
 		}
 	}()
 	return v

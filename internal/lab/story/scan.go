@@ -13,11 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidegate/tidegate/internal/lab"
 	"github.com/tidegate/tidegate/packet"
 )
 
-// scanTimeout is how long the scanner waits for each answer, for all of them at once. A host sends a second SYN within
-// that time, and scanAgain is when a second datagram follows the first.
+// scanTimeout is how long the scanner waits for answers, to all questions at once, when the last question has got to the
+// edge. A host sends a second SYN within that time, and scanAgain is when a second datagram follows the first.
 const (
 	scanTimeout = 1500 * time.Millisecond
 	scanAgain   = 500 * time.Millisecond
@@ -49,13 +50,25 @@ func scanTargets(more ...endpoint) []endpoint {
 	return targets
 }
 
-// scan tries each target from h, and returns those that answered: TCP by a connection, UDP by a datagram.
-func scan(ctx context.Context, h Host, targets []endpoint) []endpoint {
+// scanFor tries each target from the scanner, and returns those that answered: TCP by a connection, UDP by a datagram.
+func (s *Story) scanFor(ctx context.Context, targets []endpoint) []endpoint {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
 	var (
 		mu   sync.Mutex
 		open []endpoint
 		wg   sync.WaitGroup
+		h    = s.Host(Scanner)
+		mark = s.Log().Mark()
 	)
+	// So many questions take their time on a busy machine, and what was not asked yet is not shut.
+	wg.Go(func() {
+		for ctx.Err() == nil && !s.asked(mark, targets) {
+			wait(ctx, 50*time.Millisecond)
+		}
+		wait(ctx, scanTimeout)
+		cancel()
+	})
 	for _, t := range targets {
 		wg.Go(func() {
 			if answers(ctx, h, t) {
@@ -70,9 +83,22 @@ func scan(ctx context.Context, h Host, targets []endpoint) []endpoint {
 	return slices.Compact(open)
 }
 
+// asked says whether the edge has seen a packet of the scanner for each target since a mark.
+func (s *Story) asked(mark int, targets []endpoint) bool {
+	left := map[endpoint]bool{}
+	for _, t := range targets {
+		left[t] = true
+	}
+	s.Log().Find(mark, func(p *lab.Seen) bool {
+		if p.Src.Addr() == scannerAddr && p.Outside && !p.Sent {
+			delete(left, endpoint{p.Proto, p.Dst})
+		}
+		return false
+	})
+	return len(left) == 0
+}
+
 func answers(ctx context.Context, h Host, t endpoint) bool {
-	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
-	defer cancel()
 	network := "tcp"
 	if t.proto == packet.UDP {
 		network = "udp"
@@ -86,7 +112,7 @@ func answers(ctx context.Context, h Host, t endpoint) bool {
 		return true
 	}
 	for ctx.Err() == nil {
-		_ = c.SetDeadline(time.Now().Add(scanAgain))
+		_ = c.SetReadDeadline(time.Now().Add(scanAgain))
 		if _, err := c.Write([]byte("anybody there?")); err != nil {
 			return false
 		}

@@ -238,10 +238,10 @@ func (m *mirror) serve(w *statusRecorder, r *http.Request) {
 	}
 }
 
-// stream is a download that does not end by itself.
+// stream is a download that does not end by itself, and leaves a busy machine time for other things.
 func (m *mirror) stream(w *statusRecorder, r *http.Request) {
 	chunk := make([]byte, 8192)
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(40 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if _, err := w.Write(chunk); err != nil {
