@@ -59,6 +59,9 @@ func (h *Host) DialFrom(ctx context.Context, network string, port uint16, addres
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
+	if a.Addr().IsUnspecified() {
+		a = netip.AddrPortFrom(h.Addr(), a.Port()) // package net dials the host itself
+	}
 	local := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
 	switch network {
 	case "tcp", "tcp4":

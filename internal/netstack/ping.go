@@ -19,6 +19,9 @@ import (
 // answers is its stack's business: these do.
 func (h *Host) Ping(ctx context.Context, to netip.Addr, size int) (time.Duration, error) {
 	addr := &net.IPAddr{IP: to.AsSlice()}
+	if !to.Unmap().Is4() {
+		return 0, opError("ping", "ip4:icmp", nil, addr, notIPv4(to))
+	}
 	s, err := h.open("ip4:icmp", icmp.ProtocolNumber4, netip.AddrPort{}, netip.AddrPortFrom(to, 0))
 	if err != nil {
 		return 0, opError("ping", "ip4:icmp", nil, addr, err)

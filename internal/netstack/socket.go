@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -35,6 +37,14 @@ type socket struct {
 // open makes an endpoint with a local address and port, of which either may be missing. remote is whom it is for, if that
 // is known.
 func (h *Host) open(network string, proto tcpip.TransportProtocolNumber, local, remote netip.AddrPort) (*socket, error) {
+	for _, a := range []netip.Addr{local.Addr(), remote.Addr()} {
+		if a.IsValid() && !a.Unmap().Is4() {
+			return nil, notIPv4(a)
+		}
+	}
+	if a := local.Addr().Unmap(); a.IsValid() && !a.IsUnspecified() && !slices.Contains(h.addrs, a) {
+		return nil, syscall.EADDRNOTAVAIL // the stack looks at the interface alone
+	}
 	var wq waiter.Queue
 	var s *socket
 	var err tcpip.Error
@@ -211,6 +221,8 @@ func (s *socket) opError(op string, err error) error {
 	return opError(op, s.network, s.local, s.remote, err)
 }
 
+func notIPv4(a netip.Addr) error { return fmt.Errorf("%v is no IPv4 address", a) }
+
 // fullAddress is an address and port in the words of the stack; an invalid or unspecified address is none.
 func fullAddress(a netip.AddrPort) tcpip.FullAddress {
 	f := tcpip.FullAddress{NIC: nic, Port: a.Port()}
@@ -241,7 +253,7 @@ func literal(address string) (netip.AddrPort, error) {
 		}
 	}
 	if !a.Unmap().Is4() {
-		return netip.AddrPort{}, fmt.Errorf("%v is no IPv4 address", a)
+		return netip.AddrPort{}, notIPv4(a)
 	}
 	// Not net.LookupPort: its resolver has channels that outlive a bubble, and systems differ in the names they know.
 	n, err := strconv.ParseUint(port, 10, 16)

@@ -87,14 +87,17 @@ func (c *UDPConn) Write(b []byte) (int, error) { return c.send(b, nil) }
 // WriteTo is net.PacketConn's, to a *net.UDPAddr.
 func (c *UDPConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	a, ok := to.(*net.UDPAddr)
-	if !ok || !a.AddrPort().Addr().Unmap().Is4() {
-		return 0, opError("write", "udp", c.local, to, fmt.Errorf("%v is no IPv4 UDP address", to))
+	if !ok {
+		return 0, opError("write", "udp", c.local, to, fmt.Errorf("%v is no UDP address", to))
 	}
 	return c.WriteToAddrPort(b, a.AddrPort())
 }
 
 // WriteToAddrPort is as with net.UDPConn.
 func (c *UDPConn) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	if a := to.Addr(); !a.Unmap().Is4() {
+		return 0, c.opError("write", notIPv4(a))
+	}
 	f := fullAddress(to)
 	return c.send(b, &f)
 }

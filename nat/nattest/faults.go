@@ -111,15 +111,24 @@ func (x *NAT) Renumber() nat.Impact {
 	})
 }
 
-// LimitPorts leaves the NAT so many external ports an address for new mappings, at least one; those it has go on.
+// LimitPorts leaves the NAT so many external ports an address for new mappings, at least one and as many as its Behaviour
+// has; those it has go on. With port blocks it is the ports of a block, and sessions outside of their host's new one are cut.
 func (x *NAT) LimitPorts(ports int) nat.Impact {
 	x.net.tb.Helper()
+	from := x.behaviour.Profile
+	most := int(from.PortMax) - int(from.PortMin) + 1
+	if from.PortBlock > 0 {
+		most = from.PortBlock
+	}
+	if ports < 1 || ports > most {
+		x.net.tb.Fatalf("nattest: %s: a limit of %d ports is not between 1 and the %d it has", x.name, ports, most)
+	}
 	return x.Update(func(p *nat.Policy) {
-		f := &p.Pools[0].Profile
-		if most := int(f.PortMax) - int(f.PortMin) + 1; ports < 1 || ports > most {
-			x.net.tb.Fatalf("nattest: %s: a limit of %d ports is not between 1 and the %d it has", x.name, ports, most)
+		if f := &p.Pools[0].Profile; f.PortBlock > 0 {
+			f.PortBlock = ports
+		} else {
+			f.PortMax = f.PortMin + uint16(ports-1)
 		}
-		f.PortMax = f.PortMin + uint16(ports) - 1
 	})
 }
 
