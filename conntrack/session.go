@@ -104,6 +104,9 @@ func (t *Table) End(h Handle, now uint32) {
 // CanRecycle reports whether there is a session that never saw an answer, or a port in quarantine.
 func (t *Table) CanRecycle() bool { return t.unanswered.n > 0 || t.quarantine.n > 0 }
 
+// Oldest is the session that Recycle would remove, None if there is none.
+func (t *Table) Oldest() Handle { return t.unanswered.first }
+
 // Recycle removes the oldest session that never saw an answer and reports whether there was one.
 func (t *Table) Recycle(now uint32) bool {
 	h := t.unanswered.first

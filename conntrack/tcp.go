@@ -185,6 +185,18 @@ func (t *Table) TrackTCP(h Handle, d Dir, s *Segment, now uint32) bool {
 	return true
 }
 
+// JudgeTCP is what TrackTCP would return, and the State that the session would then have; it changes nothing.
+func (t *Table) JudgeTCP(h Handle, d Dir, s *Segment) (after State, ok bool) {
+	r := t.recs[h]
+	if r.Bits&Replied == 0 && d == r.replyDir() { // as Answered leaves it
+		next, prev := r.listLinks()
+		*next, *prev = 0, 0
+		r.Bits |= Replied
+	}
+	e := r.step(d, s)
+	return r.State, e != stray
+}
+
 // handshake is the flags of a connection whose handshake was seen to its end.
 const handshake = sawSYN*3 | sawAcked*3
 

@@ -83,7 +83,15 @@ func (s script) run(t *testing.T, inbound bool, bases [2]uint32) {
 		} else if h == None {
 			t.Fatalf("%s: the session is gone", line)
 		} else {
+			before := *table.Rec(h)
+			after, ok := table.JudgeTCP(h, dir, &seg)
+			if *table.Rec(h) != before {
+				t.Errorf("%s\n\tthe judgement changed the session", line)
+			}
 			sound = table.TrackTCP(h, dir, &seg, now)
+			if ok != sound || after != table.Rec(h).State {
+				t.Errorf("%s\n\tjudged as %v, %v", line, after, ok)
+			}
 		}
 		r := table.Rec(h)
 		got := r.State.String() + " ."

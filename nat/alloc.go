@@ -116,13 +116,13 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 			ext := addrs[(first+i)%len(addrs)]
 			limit := q.pool.PortsPerDestination
 			a, b := destination(ext, q.rem, q.remPort, q.proto)
-			if limit > 0 && w.e.dests.add(a, b, 0, limit, 0) != counted {
+			if limit > 0 && w.countDestination(a, b, limit) != counted {
 				continue
 			}
 			if port, ok := w.allocateAt(sh, q, ext); ok {
 				return ext, port, true
 			}
-			if limit > 0 {
+			if limit > 0 && w.why == nil {
 				w.e.dests.drop(a, b)
 			}
 		}
@@ -182,7 +182,10 @@ func (w *Worker) disinter(sh *shard, q *want, addrs []uint32, first, n int) {
 		}
 		return true
 	})
-	if found != conntrack.None {
+	switch {
+	case w.why != nil:
+		w.why.unburied = found
+	case found != conntrack.None:
 		w.e.unburied.Add(1)
 		sh.t.Bury(found)
 	}
@@ -195,7 +198,9 @@ func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
 		return 0, false
 	}
 	if q.pool.PreservePort && s.has(uint32(q.inPort)) && w.e.shardOfPort(q.inPort) == sh.number && w.isFree(sh, q, ext, uint32(q.inPort)) {
-		sh.crowds.taken(sh, q, ext, uint32(q.inPort))
+		if w.why == nil {
+			sh.crowds.taken(sh, q, ext, uint32(q.inPort))
+		}
 		return q.inPort, true
 	}
 	if q.pool.PreserveParity && q.k != ClassICMP {
@@ -204,7 +209,9 @@ func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
 		if q.onlyParity = false; ok {
 			return port, true
 		}
-		w.e.parityLost.Add(1)
+		if w.why == nil {
+			w.e.parityLost.Add(1)
+		}
 	}
 	return w.search(sh, q, ext)
 }
@@ -212,6 +219,9 @@ func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
 func (w *Worker) search(sh *shard, q *want, ext uint32) (uint16, bool) {
 	s := &q.span
 	c := sh.crowds.find(q, ext)
+	if c == nil && w.why != nil {
+		c = w.why.crowds.find(q, ext)
+	}
 	if c == nil {
 		for range guesses {
 			i := sh.below(s.n)
@@ -224,6 +234,11 @@ func (w *Worker) search(sh *shard, q *want, ext uint32) (uint16, bool) {
 		}
 		c = w.crowd(sh, q, ext)
 	}
+	if w.why != nil {
+		copied := *c
+		return copied.pick(sh, q)
+	}
+	sh.crowds.use(c)
 	return c.pick(sh, q)
 }
 

@@ -15,6 +15,7 @@ import (
 // policy is a compiled Policy: immutable, but for epoch, which Apply sets before anybody sees it.
 type policy struct {
 	epoch      uint32
+	lines      Policy       // as it was written, for Explain: the lists alone
 	atts       []attachment // by AttachmentID
 	mtu        [2]int       // by egress Side; 0: not ours to check
 	minMTU     int          // packets up to here need no check at all
@@ -55,6 +56,7 @@ type routeSet struct{ byDst bart.Table[route] }
 type route struct {
 	static, bypass bool
 	pool           int // -1: none
+	line           int // in Policy.Routes
 }
 
 type pool struct {
@@ -85,6 +87,7 @@ var defaultAttachments = []Attachment{{ID: FromInside, Side: Inside}, {ID: FromO
 // compile makes a policy of a valid Policy. number gives each pool its place: sessions name it by that.
 func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 	c := &policy{
+		lines:      p.lists(),
 		hairpinOff: p.HairpinOff, strictQuotes: p.StrictQuotes, dropBadResets: p.DropBadResets, mssClamp: p.MSSClamp,
 		icmpRate: p.ICMPErrorsPerSecond, hostSessions: p.HostSessions, hostRate: p.HostRate,
 		forwardsIn: map[endpoint]endpoint{}, forwards: map[endpoint][]endpoint{}, services: map[endpoint]bool{},
@@ -215,7 +218,7 @@ func (d *pool) isReserved(k int, port uint16) bool {
 
 func (c *policy) compileRoutes(p *Policy, number func(string) int) {
 	sets := map[netip.Prefix]*routeSet{}
-	for _, r := range p.Routes {
+	for i, r := range p.Routes {
 		src := r.Source.Masked()
 		set := sets[src]
 		if set == nil {
@@ -223,7 +226,7 @@ func (c *policy) compileRoutes(p *Policy, number func(string) int) {
 			sets[src] = set
 			c.routes.Insert(src, set)
 		}
-		d := route{static: r.Static, bypass: r.Bypass, pool: -1}
+		d := route{static: r.Static, bypass: r.Bypass, pool: -1, line: i}
 		if r.Pool != "" {
 			d.pool = number(r.Pool)
 		}

@@ -59,17 +59,24 @@ func (cs *crowds) find(q *want, ext uint32) *crowd {
 	key := q.key(ext)
 	for i := range cs.keys {
 		if c := cs.live[i]; cs.keys[i] == key && c.span == q.span {
-			cs.clock++
-			c.used = cs.clock
 			return c
 		}
 	}
 	return nil
 }
 
+// use notes that c was of use.
+func (cs *crowds) use(c *crowd) {
+	cs.clock++
+	c.used = cs.clock
+}
+
 // crowd makes the bitmap by looking at each port.
 func (w *Worker) crowd(sh *shard, q *want, ext uint32) *crowd {
 	cs := &sh.crowds
+	if w.why != nil { // not for the others
+		cs = &w.why.crowds
+	}
 	at := len(cs.live)
 	if at < cs.max {
 		cs.live, cs.keys = append(cs.live, new(crowd)), append(cs.keys, crowdKey{})
@@ -156,6 +163,7 @@ func nth(v uint64, sh *shard) uint32 {
 // taken notes a port that was given out in another way than by pick.
 func (cs *crowds) taken(sh *shard, q *want, ext, port uint32) {
 	if c := cs.find(q, ext); c != nil {
+		cs.use(c)
 		if i, ok := c.span.place(port); ok {
 			c.clear(i)
 		}

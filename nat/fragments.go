@@ -33,21 +33,11 @@ func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
 	src, dstAddr := v.Src, v.Dst
 	fr := &w.e.frags
 	fr.mu.Lock()
-	got, set := fr.store.Add(reasm.Key{
-		Src: v.Src, Dst: v.Dst, ID: v.ID, Attachment: uint16(f.from), Proto: v.Proto,
-	}, w.call, f.p.Bytes(), int(v.L4), int(v.FragOff), v.MF)
-	if got != reasm.Complete {
+	key := reasm.Key{Src: v.Src, Dst: v.Dst, ID: v.ID, Attachment: uint16(f.from), Proto: v.Proto}
+	if got := w.collect(f, key); got != reasm.Complete {
 		fr.mu.Unlock()
 		return reasmVerdicts[got]
 	}
-	w.pieces = w.pieces[:0]
-	for i := range fr.store.Len(set) {
-		p := w.buffer(fr.store.Size(set, i))
-		fr.store.Copy(set, i, p.Bytes())
-		w.pieces = append(w.pieces, p)
-	}
-	f.length = fr.store.Total(set)
-	fr.store.Free(set)
 	fr.mu.Unlock()
 
 	defer func() { w.pieces = w.pieces[:0] }()
@@ -67,4 +57,30 @@ func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
 		return DropNoPath
 	}
 	return w.naptOut(f, way.pool, dst)
+}
+
+// collect gives a piece to the store. If it completes its datagram, all pieces are then in Worker.pieces. The store is
+// locked.
+func (w *Worker) collect(f *flow, key reasm.Key) reasm.Result {
+	v, store := &f.v, w.e.frags.store
+	if w.why != nil {
+		return w.rehearsePiece(f, key)
+	}
+	got, set := store.Add(key, w.call, f.p.Bytes(), int(v.L4), int(v.FragOff), v.MF)
+	if got == reasm.Complete {
+		w.pieces = w.pieces[:0]
+		for i := range store.Len(set) {
+			w.takePiece(set, i)
+		}
+		f.length = store.Total(set)
+		store.Free(set)
+	}
+	return got
+}
+
+func (w *Worker) takePiece(set reasm.Set, i int) {
+	store := w.e.frags.store
+	p := w.buffer(store.Size(set, i))
+	store.Copy(set, i, p.Bytes())
+	w.pieces = append(w.pieces, p)
 }

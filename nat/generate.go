@@ -45,8 +45,7 @@ func (l *limiter) setRate(n int) {
 func (l *limiter) take(tick uint32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	const back = 1 << 24 // steps back by less are none
-	if d := tick - l.since; l.n == 0 || d >= 1000 && d < 1<<32-back {
+	if l.over(tick) {
 		l.n, l.since = 0, tick
 	}
 	if l.n >= l.rate {
@@ -54,6 +53,20 @@ func (l *limiter) take(tick uint32) bool {
 	}
 	l.n++
 	return true
+}
+
+// over reports whether the second is.
+func (l *limiter) over(tick uint32) bool {
+	const back = 1 << 24 // steps back by less are none
+	d := tick - l.since
+	return l.n == 0 || d >= 1000 && d < 1<<32-back
+}
+
+// allows is what take would say.
+func (l *limiter) allows(tick uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rate > 0 && (l.n < l.rate || l.over(tick))
 }
 
 // errorQuote is how much of a packet an ICMP error quotes: what fits into 576 bytes (RFC 1812, section 4.3.2.3).
@@ -95,7 +108,7 @@ func (w *Worker) icmpError(f *flow, to Side, typ, code uint8, rest uint32) {
 
 // icmpMessage emits an ICMP error that quotes b.
 func (w *Worker) icmpMessage(b []byte, src, dst uint32, tos uint8, to Side, typ, code uint8, rest uint32) {
-	if !w.e.limit.take(w.call) {
+	if !w.mayEmit() {
 		w.suppressed.Add(1)
 		return
 	}

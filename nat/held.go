@@ -59,6 +59,9 @@ func (w *Worker) hold(f *flow, why Verdict) Verdict {
 	if s.n == len(s.ring) {
 		return why
 	}
+	if w.why != nil {
+		return HeldSYN
+	}
 	i := (s.first + s.n) % len(s.ring)
 	h := &s.ring[i]
 	*h = heldSYN{key: key, due: w.ms + holdTime, tos: v.TOS}

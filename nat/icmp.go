@@ -38,7 +38,9 @@ func (w *Worker) readError(f *flow, q *quoted) Verdict {
 		if w.pol.strictQuotes {
 			return DropICMPQuoteChecksum
 		}
-		w.e.quoteChecksums.Add(1) // B-9
+		if w.why == nil {
+			w.e.quoteChecksums.Add(1) // B-9
+		}
 	}
 	return Unset
 }
@@ -69,6 +71,7 @@ func (w *Worker) errorIn(f *flow) Verdict {
 	if bad := w.fit(f, Inside); bad != Unset {
 		return bad
 	}
+	w.saw(sh, h, UseQuoted)
 	r := sh.t.Rec(h)
 	w.rewriteError(f, &q, In, r.In, r.In, r.InPort, true)
 	return w.finish(f, ErrorInbound, Inside)
@@ -130,6 +133,7 @@ func (w *Worker) externalOf(q *packet.View, number int) (endpoint, bool) {
 		h = sh.t.Mapping(q.Dst, q.DstPort, uint16(number), q.Proto, w.tick)
 	}
 	if h != conntrack.None {
+		w.saw(sh, h, UseQuoted)
 		r := sh.t.Rec(h)
 		return endpoint{r.Ext, r.ExtPort, r.Proto}, true
 	}
@@ -199,7 +203,7 @@ func (w *Worker) rewriteError(f *flow, q *quoted, d Direction, outer, inner uint
 		ip = ip.Plus(ttlStep)
 	}
 	if d == Out && !f.v.DF && hasPort {
-		id := w.e.nextID(outer, f.v.Dst, packet.ICMP, 1)
+		id := w.newID(outer, f.v.Dst, packet.ICMP, 1)
 		ip = ip.Plus(packet.Delta16(f.v.ID, id))
 		be.PutUint16(b[4:], id)
 	}

@@ -30,21 +30,24 @@ func (w *Worker) naptOut(f *flow, number int, dst owner) Verdict {
 	sh := w.enter(w.e.shardOf(v.Src, v.SrcPort, v.Proto))
 	ports := uint32(v.SrcPort)<<16 | uint32(remPort)
 	h := sh.t.Live(sh.t.FindOut(sh.t.OutTag(v.Src, v.Dst, ports, v.Proto), v.Src, v.Dst, ports, v.Proto), w.tick)
+	var r *conntrack.Record
 	if h == conntrack.None {
 		var bad Verdict
-		if h, bad = w.open(f, sh, number, remPort, to); bad != Unset {
+		if r, bad = w.open(f, sh, number, remPort, to); bad != Unset {
 			return bad
 		}
 	} else {
 		if bad := w.fit(f, to); bad != Unset {
 			return bad
 		}
-		sh.t.Rec(h).Attachment = uint16(f.from)
+		r = sh.t.Rec(h)
+		if w.why == nil {
+			r.Attachment = uint16(f.from)
+		}
 		if !w.track(f, sh, h, conntrack.Out) {
 			return DropOutOfWindow
 		}
 	}
-	r := sh.t.Rec(h)
 	c := w.outwardOf(f, r)
 	w.apply(f, &c)
 	v.Src, v.SrcPort = r.Ext, r.ExtPort
@@ -59,6 +62,9 @@ func (w *Worker) naptOut(f *flow, number int, dst owner) Verdict {
 
 // track notes a packet of a session. It reports false for a RST that the policy wants dropped.
 func (w *Worker) track(f *flow, sh *shard, h conntrack.Handle, d conntrack.Dir) bool {
+	if w.why != nil {
+		return w.rehearseTrack(f, sh, h, d)
+	}
 	r := sh.t.Rec(h)
 	if f.v.Proto == packet.TCP {
 		s, was := segment(w.first(f).Bytes(), &f.v, f.length), r.State
@@ -100,7 +106,7 @@ func startFlags(flags uint8) Verdict {
 }
 
 // open makes a session for an outbound packet without one.
-func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (conntrack.Handle, Verdict) {
+func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (*conntrack.Record, Verdict) {
 	v := &f.v
 	d := &w.pol.pools[number]
 	k, _ := class(v.Proto)
@@ -109,16 +115,16 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 		switch bad := startFlags(v.Flags); {
 		case bad == Unset:
 		case bad == DropBadFlags || v.Flags&(packet.RST|packet.SYN) != 0 || d.Stray == StrayDrop:
-			return conntrack.None, bad
+			return nil, bad
 		case d.Stray == StrayReset:
 			w.reset(f)
-			return conntrack.None, DropReset
+			return nil, DropReset
 		default:
 			pickup = true
 		}
 	}
 	if bad := w.fit(f, to); bad != Unset {
-		return conntrack.None, bad
+		return nil, bad
 	}
 	tallied, bad := w.tally(v.Src, w.pol.hostRate)
 	r := conntrack.Record{
@@ -135,7 +141,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	if bad != Unset {
 		w.untally(v.Src, tallied, w.pol.hostRate)
 		w.refuse(f, d)
-		return conntrack.None, sh.noteRefused(bad, r)
+		return nil, w.noteRefused(sh, bad, r)
 	}
 	if to == Inside {
 		r.Bits |= conntrack.Looped
@@ -154,9 +160,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	default:
 		r.State = conntrack.Query
 	}
-	h := w.add(sh, &r)
-	w.account(sh, h, conntrack.Out, f)
-	return h, Unset
+	return w.add(f, sh, &r, conntrack.Out), Unset
 }
 
 // assign gives the session its external endpoint.
@@ -184,6 +188,10 @@ func (w *Worker) assign(sh *shard, d *pool, k int, r *conntrack.Record) bool {
 		independent: r.Has(conntrack.Independent), span: w.spanOf(d, k, r.In, r.InPort, sh.number),
 	}
 	var ok bool
+	if w.why != nil {
+		r.Ext, r.ExtPort, ok = w.rehearsePort(sh, q)
+		return ok
+	}
 	if r.Ext, r.ExtPort, ok = w.allocate(sh, &q); ok && d.PortsPerDestination > 0 {
 		r.Bits |= conntrack.Crowded
 	}
@@ -197,10 +205,10 @@ func (w *Worker) tally(in uint32, rate int) (conntrack.Bits, Verdict) {
 	if limit == 0 && rate == 0 {
 		return 0, Unset
 	}
-	got := w.e.hosts.add(uint64(in), 0, w.second(), limit, rate)
+	got := w.countHost(in, limit, rate)
 	if got == tooMany { // some of them may have ended without anybody having looked
 		w.held.t.Advance(w.tick, reclaimAtOnce)
-		got = w.e.hosts.add(uint64(in), 0, w.second(), limit, rate)
+		got = w.countHost(in, limit, rate)
 	}
 	switch got {
 	case tooMany:
@@ -212,7 +220,7 @@ func (w *Worker) tally(in uint32, rate int) (conntrack.Bits, Verdict) {
 }
 
 func (w *Worker) untally(in uint32, tallied conntrack.Bits, rate int) {
-	if tallied != 0 {
+	if tallied != 0 && w.why == nil {
 		w.e.hosts.cancel(uint64(in), 0, rate)
 	}
 }
@@ -222,22 +230,25 @@ func (w *Worker) second() uint16 { return uint16(w.tick / 1000) }
 
 // haveRecord makes sure that add will find a record: a free one, or one to recycle.
 func (w *Worker) haveRecord(sh *shard, d *pool) bool {
-	if sh.t.Used() < sh.t.Cap() {
+	if used, _ := w.occupied(sh); used < sh.t.Cap() {
 		return true
 	}
 	sh.t.Advance(w.tick, reclaimAtOnce)
-	if sh.t.Used() < sh.t.Cap() || sh.t.Quarantined() > 0 {
+	if used, buried := w.occupied(sh); used < sh.t.Cap() || buried > 0 {
 		return true
 	}
-	return !d.NoRecycling && sh.t.CanRecycle()
+	return !d.NoRecycling && (sh.t.CanRecycle() || w.why != nil && w.why.shard == sh)
 }
 
-// add makes the session.
-func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
+// add makes the session of a packet in direction d.
+func (w *Worker) add(f *flow, sh *shard, r *conntrack.Record, d conntrack.Dir) *conntrack.Record {
 	r.LastSeen, r.Epoch = w.tick, w.pol.epoch
 	r.Delta = uint16(packet.Delta32(r.In, r.Ext))
 	if k, _ := class(r.Proto); !w.pol.pools[r.Pool].quarantined(k) {
 		r.Bits |= conntrack.Reusable
+	}
+	if w.why != nil {
+		return w.rehearseAdd(sh, r)
 	}
 	if sh.t.Used() == sh.t.Cap() {
 		if sh.t.Disinter() {
@@ -252,7 +263,8 @@ func (w *Worker) add(sh *shard, r *conntrack.Record) conntrack.Handle {
 	}
 	h := sh.t.Add(r)
 	sh.noteNow(SessionCreated, r)
-	return h
+	w.account(sh, h, d, f)
+	return sh.t.Rec(h)
 }
 
 // naptIn is the inbound pass to an address of a pool.
@@ -281,7 +293,7 @@ func (w *Worker) naptIn(f *flow, d *pool, dst owner) Verdict {
 	}
 	sh := w.enter(number)
 	h, _ := sh.t.FindIn(sh.t.InTag(v.Dst, v.Src, v.DstPort, v.Proto), v.Dst, v.Src, v.DstPort, remPort, v.Proto)
-	if h = sh.t.Live(h, w.tick); h != conntrack.None {
+	if h = w.live(sh, h); h != conntrack.None {
 		if bad := w.fit(f, Inside); bad != Unset {
 			return bad
 		}
@@ -308,19 +320,20 @@ func (w *Worker) unasked(f *flow, sh *shard, d *pool, dst owner) Verdict {
 	v := &f.v
 	syn := v.Proto == packet.TCP && startFlags(v.Flags) == Unset
 	k, _ := class(v.Proto)
-	h := sh.t.Holder(v.Dst, v.DstPort, v.Proto, w.tick)
+	h := w.holder(sh, v)
 	if h == conntrack.None || sh.t.Rec(h).State == conntrack.Quarantined {
 		return w.unwanted(f, d, syn, DropNoMapping)
 	}
+	w.saw(sh, h, UseMapping)
 	switch d.Filtering[k] {
 	case FilterAddressAndPortDependent:
 		return w.unwanted(f, d, syn, DropFiltered)
 	case FilterAddressDependent:
-		if !sh.t.Talks(v.Dst, v.Src, v.DstPort, v.Proto, w.tick) {
+		if !w.talks(sh, v) {
 			return w.unwanted(f, d, syn, DropFiltered)
 		}
 		// Talks may have removed dead sessions, but not the live one that holds the mapping.
-		h = sh.t.Holder(v.Dst, v.DstPort, v.Proto, w.tick)
+		h = w.holder(sh, v)
 	}
 	r := sh.t.Rec(h)
 	if v.Proto == packet.TCP {
@@ -360,16 +373,16 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, State: conntrack.UDPOpening, Attachment: anyAttachment,
 	}
 	ports := uint32(to.port)<<16 | uint32(v.SrcPort)
-	if sh.t.Live(sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto), w.tick) != conntrack.None {
-		return sh.noteRefused(DropNoPort, r) // the same two ends already talk through another external endpoint
+	if w.live(sh, sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto)) != conntrack.None {
+		return w.noteRefused(sh, DropNoPort, r) // the same two ends already talk through another external endpoint
 	}
 	tallied, bad := w.tally(to.addr, 0) // nobody outside uses up the rate of a host
 	if bad != Unset {
-		return sh.noteRefused(bad, r)
+		return w.noteRefused(sh, bad, r)
 	}
 	if !w.haveRecord(sh, &w.pol.pools[dst.pool]) {
 		w.untally(to.addr, tallied, 0)
-		return sh.noteRefused(DropTableFull, r)
+		return w.noteRefused(sh, DropTableFull, r)
 	}
 	r.Bits |= tallied
 	if f.looped {
@@ -379,9 +392,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 		s := segment(w.first(f).Bytes(), v, f.length)
 		r.StartTCP(conntrack.In, &s)
 	}
-	h := w.add(sh, &r)
-	w.account(sh, h, conntrack.In, f)
-	return w.deliver(f, sh.t.Rec(h))
+	return w.deliver(f, w.add(f, sh, &r, conntrack.In))
 }
 
 // anyAttachment is the attachment of a session whose inside host has not sent anything yet. It is no valid one for a

@@ -338,7 +338,7 @@ func (w *Worker) outwardOf(f *flow, r *conntrack.Record) change {
 	c := outward(r)
 	c.ttl, c.mssClamp = f.att.router, w.pol.mssClamp
 	if !f.v.DF || f.set {
-		c.newID, c.id = true, w.e.nextID(r.Ext, f.v.Dst, f.v.Proto, f.p.Segments())
+		c.newID, c.id = true, w.newID(r.Ext, f.v.Dst, f.v.Proto, f.p.Segments())
 	}
 	return c
 }

@@ -46,21 +46,26 @@ func (e *Engine) read(sh *shard, first int, now time.Duration, to []Session) []S
 		if r.State == conntrack.Free || r.State == conntrack.Quarantined || !sh.t.Alive(r, tick) {
 			continue
 		}
-		s := Session{
-			Protocol: r.Proto, State: r.State.String(), Inbound: r.Has(conntrack.Inbound),
-			Inside:   netip.AddrPortFrom(from4(r.In), r.InPort),
-			External: netip.AddrPortFrom(from4(r.Ext), r.ExtPort),
-			Remote:   netip.AddrPortFrom(from4(r.Rem), r.RemPort),
-			Replied:  r.Has(conntrack.Replied),
-			Expires:  now + time.Duration(int32(r.LastSeen+sh.t.Timeout(r)-tick))*time.Millisecond,
-		}
-		if c := sh.t.Count(conntrack.Handle(h)); c != nil {
-			s.Packets = [2]uint64{uint64(c.Packets[Out]), uint64(c.Packets[In])}
-			s.Bytes = c.Bytes
-		}
-		to = append(to, s)
+		to = append(to, sessionOf(sh.t, r, sh.t.Count(conntrack.Handle(h)), tick, now))
 	}
 	return to
+}
+
+// sessionOf is what a record says at the time now, which is the tick of its table; c may be nil.
+func sessionOf(t *conntrack.Table, r *conntrack.Record, c *conntrack.Count, tick uint32, now time.Duration) Session {
+	s := Session{
+		Protocol: r.Proto, State: r.State.String(), Inbound: r.Has(conntrack.Inbound),
+		Inside:   netip.AddrPortFrom(from4(r.In), r.InPort),
+		External: netip.AddrPortFrom(from4(r.Ext), r.ExtPort),
+		Remote:   netip.AddrPortFrom(from4(r.Rem), r.RemPort),
+		Replied:  r.Has(conntrack.Replied),
+		Expires:  now + time.Duration(int32(r.LastSeen+t.Timeout(r)-tick))*time.Millisecond,
+	}
+	if c != nil {
+		s.Packets = [2]uint64{uint64(c.Packets[Out]), uint64(c.Packets[In])}
+		s.Bytes = c.Bytes
+	}
+	return s
 }
 
 // ProtocolName is the name of a protocol that has one here: "tcp", "udp", "icmp", or "".

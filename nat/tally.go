@@ -63,15 +63,9 @@ func (t *tally) add(a, b uint64, second uint16, limit, rate int) tallied {
 	}
 	h := t.hash(a, b)
 	s := t.find(h)
-	made := s.made
-	if s.second != second {
-		made = 0
-	}
-	switch {
-	case limit > 0 && s.hash != 0 && int(s.count) >= limit:
-		return tooMany
-	case rate > 0 && s.hash != 0 && int(made) >= rate:
-		return tooFast
+	got, made := s.judge(second, 0, limit, rate)
+	if got != counted {
+		return got
 	}
 	if s.hash == 0 {
 		s.hash = h
@@ -83,6 +77,33 @@ func (t *tally) add(a, b uint64, second uint16, limit, rate int) tallied {
 		s.made++
 	}
 	return counted
+}
+
+// judge says what add does with one more, of which others are not in the books yet, and how many were made this second.
+func (s *tallySlot) judge(second uint16, others, limit, rate int) (got tallied, made uint16) {
+	made = s.made
+	if s.second != second {
+		made = 0
+	}
+	switch {
+	case limit > 0 && int(s.count)+others >= limit:
+		return tooMany, made
+	case rate > 0 && int(made) >= rate:
+		return tooFast, made
+	}
+	return counted, made
+}
+
+// look is what add would say, with so many others that are not in the books.
+func (t *tally) look(a, b uint64, second uint16, others, limit, rate int) tallied {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.find(t.hash(a, b))
+	if s == nil {
+		s = &tallySlot{}
+	}
+	got, _ := s.judge(second, others, limit, rate)
+	return got
 }
 
 // cancel takes back an add with the same rate that nothing came of.

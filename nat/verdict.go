@@ -190,6 +190,9 @@ func (v Verdict) String() string {
 	return verdictInfo[v].name
 }
 
+// MarshalText is String, so that a Verdict is its name in JSON.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
 // Text is a short description for people.
 func (v Verdict) Text() string {
 	if v >= numVerdicts {

@@ -21,6 +21,9 @@ type Worker struct {
 	call uint32  // and as a tick
 	held *shard  // the shard whose lock is held
 
+	// why is not nil in the worker of Explain, which may change nothing that others see. See rehearsal.
+	why *rehearsal
+
 	emitted []Emission
 	bufs    [][]byte // scratch, used of them in this call
 	used    int

@@ -128,7 +128,7 @@ func newTwins(t *testing.T, blocks int, now uint32) *twins {
 
 func (w *twins) add(k Key, f frag) {
 	w.t.Helper()
-	r, set := w.s.add(k, w.now, f)
+	r, set := w.s.addForeseen(k, w.now, f)
 	want, d := w.m.add(k, w.now, f)
 	if r != want {
 		w.t.Fatalf("%+v at %d: off %d, %d bytes, more %v: %d, the model says %d", k, w.now, f.off, len(f.pkt)-f.hdr, f.more, r, want)

@@ -167,66 +167,35 @@ func newStore(blocks int, key [2]uint64) *Store {
 //
 // With Complete, the Set has all pieces and is the caller's until Free.
 func (s *Store) Add(k Key, now uint32, pkt []byte, hdr, off int, more bool) (Result, Set) {
-	s.Advance(now)
-	end := off + len(pkt) - hdr
-	var prev, next uint32 // the pieces around this one
-	h := s.find(k)
-	if h != 0 {
-		d := &s.sets[h]
-		switch d.state {
-		case overlapped:
-			return Overlap, 0
-		case overfull:
-			return Limit, 0
+	got, at := s.judge(k, now, pkt, hdr, off, more)
+	h := at.set
+	switch got {
+	case Held, Complete:
+	default:
+		if at.spoils != free {
+			s.spoil(h, at.spoils)
 		}
-		prev, next = s.place(d.first, off)
-		if next != 0 && s.blocks[next].start() < end {
-			if s.blocks[next].start() == off && s.blocks[next].end() == end &&
-				more == (end != int(d.total)) && s.same(next, pkt[hdr:]) {
-				return Duplicate, 0
-			}
-			s.spoil(h, overlapped) // RFC 5722: nothing of a datagram with overlaps is to be trusted.
-			return Overlap, 0
-		}
-		if !more && next != 0 || d.total != 0 && next == 0 {
-			s.spoil(h, overlapped) // Two ends, or bytes beyond the end.
-			return Overlap, 0
-		}
-		if d.count == MaxPieces {
-			s.spoil(h, overfull)
-			return Limit, 0
-		}
-	}
-
-	need := blocksFor(len(pkt))
-	src := s.findSource(k.Src, k.Attachment)
-	use := &s.sources[src]
-	if need > len(s.blocks)-1-s.usedBlocks || int(use.blocks)+need > s.blockShare() {
-		return Limit, 0
+		return got, 0
 	}
 	if h == 0 {
-		if s.freeSet == 0 || int(use.sets) >= s.setShare() {
-			return Limit, 0
-		}
-		h = s.open(k, src)
+		h = s.open(k, at.source)
 	}
-
 	d := &s.sets[h]
 	p := s.keep(pkt, hdr, off)
-	s.blocks[p].after = next
-	if prev == 0 {
+	s.blocks[p].after = at.next
+	if at.prev == 0 {
 		d.first = p
 	} else {
-		s.blocks[prev].after = p
+		s.blocks[at.prev].after = p
 	}
-	s.sources[d.source].blocks += uint32(need)
+	s.sources[d.source].blocks += uint32(blocksFor(len(pkt)))
 	s.pieces++
 	d.count++
-	d.got += uint16(end - off)
+	d.got += uint16(len(pkt) - hdr)
 	if !more {
-		d.total = uint16(end)
+		d.total = uint16(off + len(pkt) - hdr)
 	}
-	if d.got != d.total {
+	if got == Held {
 		return Held, 0
 	}
 	s.unindex(h)
@@ -235,7 +204,78 @@ func (s *Store) Add(k Key, now uint32, pkt []byte, hdr, off int, more bool) (Res
 	return Complete, Set(h)
 }
 
-// Len is the number of pieces of a complete set.
+// Peek is what Add would return, without adding anything. With Complete, set is the one that the piece would complete:
+// it has all other pieces (0 if there are none), and this one would become its piece number i. Its Total is not known yet.
+func (s *Store) Peek(k Key, now uint32, pkt []byte, hdr, off int, more bool) (got Result, set Set, i int) {
+	got, at := s.judge(k, now, pkt, hdr, off, more)
+	if got != Complete {
+		return got, 0, 0
+	}
+	for p := s.sets[at.set].first; p != at.next; p = s.blocks[p].after {
+		i++
+	}
+	return got, Set(at.set), i
+}
+
+// spot is where a piece belongs.
+type spot struct {
+	set, source uint32 // 0: none yet
+	prev, next  uint32 // the pieces around it
+	spoils      state  // not free: what the piece makes of the set
+}
+
+// judge says what becomes of a piece, having dropped what is due.
+func (s *Store) judge(k Key, now uint32, pkt []byte, hdr, off int, more bool) (Result, spot) {
+	s.Advance(now)
+	end := off + len(pkt) - hdr
+	at := spot{set: s.find(k)}
+	d := &s.sets[at.set]
+	if at.set != 0 {
+		switch d.state {
+		case overlapped:
+			return Overlap, at
+		case overfull:
+			return Limit, at
+		}
+		at.prev, at.next = s.place(d.first, off)
+		if next := at.next; next != 0 && s.blocks[next].start() < end {
+			if s.blocks[next].start() == off && s.blocks[next].end() == end &&
+				more == (end != int(d.total)) && s.same(next, pkt[hdr:]) {
+				return Duplicate, at
+			}
+			at.spoils = overlapped // RFC 5722: nothing of a datagram with overlaps is to be trusted.
+			return Overlap, at
+		}
+		if !more && at.next != 0 || d.total != 0 && at.next == 0 {
+			at.spoils = overlapped // Two ends, or bytes beyond the end.
+			return Overlap, at
+		}
+		if d.count == MaxPieces {
+			at.spoils = overfull
+			return Limit, at
+		}
+	}
+
+	need := blocksFor(len(pkt))
+	at.source = s.findSource(k.Src, k.Attachment)
+	use := &s.sources[at.source]
+	if need > len(s.blocks)-1-s.usedBlocks || int(use.blocks)+need > s.blockShare() {
+		return Limit, at
+	}
+	if at.set == 0 && (s.freeSet == 0 || int(use.sets) >= s.setShare()) {
+		return Limit, at
+	}
+	total := int(d.total)
+	if !more {
+		total = end
+	}
+	if int(d.got)+end-off != total {
+		return Held, at
+	}
+	return Complete, at
+}
+
+// Len is the number of pieces of a complete set, or of one that Peek named.
 func (s *Store) Len(set Set) int { return int(s.sets[set].count) }
 
 // Total is the number of payload bytes of the datagram.
@@ -247,7 +287,7 @@ func (s *Store) Size(set Set, i int) int {
 	return int(b.hdr) + int(b.size)
 }
 
-// Copy copies piece i of a complete set, header and payload as they came, to dst, which has room for Size bytes, and
+// Copy copies piece i of a complete set, or of one that Peek named, header and payload as they came, to dst, which has room for Size bytes, and
 // returns how many they are.
 func (s *Store) Copy(set Set, i int, dst []byte) int {
 	p := s.piece(set, i)

@@ -4,6 +4,7 @@ package reasm
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -49,6 +50,22 @@ func keyOf(src uint32, id uint16) Key {
 
 func (s *Store) add(k Key, now uint32, f frag) (Result, Set) {
 	return s.Add(k, now, f.pkt, f.hdr, f.off, f.more)
+}
+
+// addForeseen is add, and looks whether Peek foresaw it.
+func (s *Store) addForeseen(k Key, now uint32, f frag) (Result, Set) {
+	peeked, set, i := s.Peek(k, now, f.pkt, f.hdr, f.off, f.more)
+	got, done := s.Add(k, now, f.pkt, f.hdr, f.off, f.more)
+	if peeked != got || set != done && set != 0 {
+		panic(fmt.Sprintf("Peek: %v of set %d, and Add: %v of set %d", peeked, set, got, done))
+	}
+	if got == Complete {
+		b := make([]byte, s.Size(done, i))
+		if s.Copy(done, i, b); !bytes.Equal(b, f.pkt) {
+			panic(fmt.Sprintf("Peek: the piece is not number %d", i))
+		}
+	}
+	return got, done
 }
 
 func want(t *testing.T, s *Store, k Key, now uint32, f frag, r Result) Set {

@@ -43,6 +43,7 @@ type sim struct {
 	knocked ends        // who last tried to get in
 	events  []nat.Event // all that the engine told
 	batches bool        // single packets take the way of batches, too
+	explain bool        // ask the engine to explain each packet first
 	trace   func(string)
 	tamper  tamper
 }
@@ -52,13 +53,18 @@ type tamper func(p *packet.Packet, v nat.Verdict)
 
 // run plays a script. The error says what went wrong; trace is what led to it, if asked for.
 func run(script []byte, verbose bool, fault tamper) (counts [nat.NumVerdicts]uint64, trace []string, err error) {
+	return runExplained(script, verbose, fault, len(script) > 0 && script[0]%4 == 0)
+}
+
+// runExplained does so with or without asking for an explanation of each packet: run does it for one script in four.
+func runExplained(script []byte, verbose bool, fault tamper, explain bool) (counts [nat.NumVerdicts]uint64, trace []string, err error) {
 	head := script[:min(len(script), HeadSize)]
 	w := newWorld(newDice(head), false)
 	s, err := newSim(w)
 	if err != nil {
 		return counts, nil, err
 	}
-	s.tamper = fault
+	s.tamper, s.explain = fault, explain
 	if verbose {
 		s.trace = func(line string) { trace = append(trace, line) }
 	}
@@ -143,7 +149,14 @@ func (s *sim) packets(all []arrival, batch bool) error {
 		return s.compare()
 	}
 	for i, a := range all {
+		x, err := s.explained(a)
+		if err != nil {
+			return err
+		}
 		vs[i] = s.worker.Translate(&ps[i], a.from, s.now)
+		if err := s.agrees(x, ps[i], vs[i]); err != nil {
+			return fmt.Errorf("%w\n  %d %s\n%v", err, a.from, craft.Describe(a.p.Bytes()), x)
+		}
 		if err := s.judge(a, ps[i], vs[i], s.worker.Emitted()); err != nil {
 			return err
 		}

@@ -85,3 +85,23 @@ func TestMissing(t *testing.T) {
 		t.Errorf("missing %v", got)
 	}
 }
+
+// TestExplainChangesNothing: with and without explanations a script has the same results, to the byte and the port.
+func TestExplainChangesNothing(t *testing.T) {
+	for seed := range uint64(6) {
+		script := Script(100+seed, 300)
+		_, with, err := runExplained(script, true, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, without, err := runExplained(script, true, nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range with {
+			if with[i] != without[i] {
+				t.Fatalf("seed %d, with explanations:\n%s\nwithout:\n%s", seed, with[i], without[i])
+			}
+		}
+	}
+}
