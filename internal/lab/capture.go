@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
-	"github.com/google/gopacket/pcapgo"
 
+	"github.com/tidegate/tidegate/internal/pcapng"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
 )
@@ -24,10 +24,6 @@ const MarkerInterface = "story"
 
 // markerAddr is of RFC 5737's 192.0.2.0/24, as is all that no host of a lab may have.
 var markerAddr = [4]byte{192, 0, 2, 255}
-
-// linkType is of bare IPv4 packets. (LINKTYPE_RAW would take IPv6 too, but libpcap 1.10, so tcpdump, refuses files with
-// several interfaces of that type.)
-const linkType = layers.LinkTypeIPv4
 
 // Capture writes what an edge reads and writes to inside.pcapng and outside.pcapng, an interface a port. Packets are
 // as a wire would have them, but super-packets are whole. It is safe for concurrent use.
@@ -40,7 +36,7 @@ type Capture struct {
 
 type captureFile struct {
 	file  *os.File
-	w     *pcapgo.NgWriter
+	w     *pcapng.Writer
 	ports map[string]int
 }
 
@@ -55,11 +51,8 @@ func NewCapture(dir string) (*Capture, error) {
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
-		c.sides[i] = captureFile{file: f, ports: map[string]int{}}
-		c.sides[i].w, err = pcapgo.NewNgWriterInterface(f, pcapgo.NgInterface{
-			Name: MarkerInterface, Comment: "not an interface: its packets say what begins", LinkType: linkType,
-		}, pcapgo.DefaultNgWriterOptions)
-		if err != nil {
+		c.sides[i] = captureFile{file: f, w: pcapng.NewWriter(f), ports: map[string]int{}}
+		if _, err := c.sides[i].w.Interface(MarkerInterface, "not an interface: its packets say what begins"); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
 	}
@@ -74,7 +67,7 @@ func (c *Capture) Tap(port *Port, _ bool, p *packet.Packet, at time.Time) {
 	id, ok := f.ports[port.Name]
 	if !ok {
 		var err error
-		id, err = f.w.AddInterface(pcapgo.NgInterface{Name: port.Name, LinkType: linkType})
+		id, err = f.w.Interface(port.Name, "")
 		c.err = errors.Join(c.err, err)
 		f.ports[port.Name] = id
 	}
@@ -84,8 +77,7 @@ func (c *Capture) Tap(port *Port, _ bool, p *packet.Packet, at time.Time) {
 }
 
 func (c *Capture) write(f *captureFile, id int, b []byte, at time.Time) {
-	err := f.w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(b), Length: len(b), InterfaceIndex: id}, b)
-	c.err = errors.Join(c.err, err)
+	c.err = errors.Join(c.err, f.w.Packet(id, at.UnixNano(), b))
 }
 
 // Mark puts a packet that carries text into both captures.
