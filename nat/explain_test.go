@@ -85,6 +85,7 @@ func TestExplainSays(t *testing.T) {
 		{"1:1, in", 1, udp(at(R2, 9), at(E1, 1), ""), []string{"Static[0]", "static_inbound"}},
 		{"a forward", 1, tcp(at(R1, 9), at(PA, 8080), syn, 1, 0, ""), []string{"Forwards[0]: tcp 198.51.100.1:8080 to 10.0.1.10:80", "new: tcp", "inbound"}},
 		{"a host with a forward, out", 0, tcp(at(A, 80), at(R1, 9), syn, 1, 0, ""), []string{"Forwards[0]", "10.0.1.10:80 = 198.51.100.1:8080", "outbound"}},
+		{"an answer through a forward", 0, tcp(at(A, 80), at(R1, 9), syn|ack, 1, 2, ""), []string{"started from outside, ", " left", "outbound"}},
 		{"hairpin", 0, tcp(at(A, 7), at(PA, 8080), syn, 1, 0, ""), []string{"Routes[0]", "Pools[0]", "Forwards[0]", "new: tcp 10.0.1.10:7", "new: tcp 10.0.1.10:80", "hairpin"}},
 		{"bypass", 0, udp(at(A, 1), at(ip4("172.16.0.1"), 9), ""), []string{"Routes[1]", "untranslated", "bypassed"}},
 		{"bypass, in", 1, udp(at(ip4("172.16.0.1"), 9), at(A, 1), ""), []string{"Routes[1]", "untouched"}},
@@ -180,6 +181,91 @@ func TestExplainHairpinIntoFullTable(t *testing.T) {
 				t.Errorf("%v, and then it was %v, want %v:\n%v", x.Verdict, got, c.want, x)
 			}
 		})
+	}
+}
+
+// TestExplainWhoGivesWay: in a full table the first session of a hairpin pushes out the oldest that was not answered, and
+// the second pass meets what is left.
+func TestExplainWhoGivesWay(t *testing.T) {
+	adf := func(f *nat.Profile) {
+		filtering(nat.FilterAddressDependent)(f)
+		f.NoRecycling, f.Quarantine, f.HoldSYN = false, 0, false
+	}
+	for _, c := range []struct {
+		name  string
+		proto uint8
+		size  int
+		setup func(g *gate) (src, dst end)
+		limit int
+		want  nat.Verdict
+	}{
+		{"a mapping has another session left", packet.TCP, 2, func(g *gate) (end, end) {
+			g.opens(packet.TCP, at(A, 5000), at(R1, 53))
+			return at(B, 6000), g.opens(packet.TCP, at(A, 5000), at(R2, 53))
+		}, 0, nat.DropFiltered},
+		{"the only session to our address gives way", packet.UDP, 3, func(g *gate) (end, end) {
+			other := g.opens(packet.UDP, at(C, 7000), at(R1, 53))
+			mapped := g.opens(packet.UDP, at(A, 5000), at(R1, 53))
+			g.reaches(at(A, 5000), udp(at(R1, 53), mapped, "")) // answered, so it stays
+			g.out(udp(at(A, 5000), other, ""))
+			g.reaches(at(C, 7000), udp(at(R1, 53), other, ""))
+			return at(B, 6000), mapped
+		}, 0, nat.DropFiltered},
+		{"one of two sessions to our address gives way", packet.UDP, 4, func(g *gate) (end, end) {
+			other := g.opens(packet.UDP, at(C, 7000), at(R1, 53))
+			second := g.opens(packet.UDP, at(C, 7001), at(R1, 53))
+			g.reaches(at(C, 7000), udp(at(R1, 53), other, ""))
+			g.reaches(at(C, 7001), udp(at(R1, 53), second, ""))
+			g.out(udp(at(A, 5000), other, ""))
+			g.out(udp(at(A, 5000), second, ""))
+			return at(B, 6000), g.session(packet.UDP, at(A, 5000), other).External
+		}, 0, nat.Hairpin},
+		{"a host at its limit loses a session and may have another", packet.TCP, 3, func(g *gate) (end, end) {
+			g.opens(packet.TCP, at(A, 5000), at(R1, 53))
+			g.opens(packet.TCP, at(A, 5001), at(R1, 53))
+			g.opens(packet.TCP, at(C, 1), at(R1, 53))
+			return at(B, 6000), at(PA, 8080)
+		}, 2, nat.Hairpin},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := custom(anyClass, adf)
+			pol := policy(f, func(p *nat.Policy) {
+				p.HostSessions = c.limit
+				p.Forwards = []nat.Forward{{Protocol: packet.TCP, Outside: at(PA, 8080), Inside: at(A, 80)}}
+			})
+			g := newGate(t, nat.Config{Seed: 7, Sessions: c.size}, pol)
+			src, dst := c.setup(g)
+			if s := g.stats(); s.Sessions != c.size || s.Recycled != 0 {
+				t.Fatalf("%d of %d sessions, %d gave way", s.Sessions, c.size, s.Recycled)
+			}
+			p := packet.From(of(c.proto, src, dst))
+			x := g.e.Explain(&p, 0, g.now)
+			got := g.w.Translate(&p, 0, g.now)
+			if x.Verdict != got || got != c.want {
+				t.Errorf("%v, and then it was %v, want %v:\n%v", x.Verdict, got, c.want, x)
+			}
+			if s := g.stats(); s.Recycled == 0 {
+				t.Errorf("nobody gave way")
+			}
+		})
+	}
+}
+
+// TestExplainPort: what is said of a port that is not a matter of chance.
+func TestExplainPort(t *testing.T) {
+	for _, c := range []struct {
+		change func(*nat.Profile)
+		want   string
+	}{
+		{func(f *nat.Profile) { f.PreservePort = true }, "port      5000 is kept, since it is free on 198.51.100.1"},
+		{ports(4000, 4000), "port      4000 is the only one on 198.51.100.1"},
+		{ports(4000, 4001), " is the next of 4000-4001 on 198.51.100.1"},
+	} {
+		g := newGate(t, nat.Config{Seed: 7}, policy(custom(anyClass, c.change)))
+		p := packet.From(udp(at(A, 5000), at(R1, 53), ""))
+		if x := g.e.Explain(&p, 0, g.now); !strings.Contains(x.String(), c.want) {
+			t.Errorf("no %q in\n%v", c.want, x)
+		}
 	}
 }
 

@@ -201,11 +201,10 @@ func (w *Worker) rehearseAdd(sh *shard, r *conntrack.Record) *conntrack.Record {
 	used, buried := w.occupied(sh)
 	if y.n == 0 {
 		y.shard, y.used = sh, 1
-		if y.unburied != conntrack.None { // the allocator has made room
+		switch full := used == sh.t.Cap(); {
+		case y.unburied != conntrack.None, full && buried > 0: // the port that gives way has a record
 			y.used, y.buried = 0, -1
-		} else if used == sh.t.Cap() && buried > 0 {
-			y.used, y.buried = 0, -1
-		} else if used == sh.t.Cap() {
+		case full:
 			y.used, y.victim = 0, sh.t.Oldest()
 			if old := sh.t.Rec(y.victim); old.Has(conntrack.Tallied) {
 				y.pushedHost = old.In

@@ -9,34 +9,35 @@ import (
 	"github.com/tidegate/tidegate/internal/pcapng"
 )
 
-// skip is why a packet of the capture is not given to the engine: a name for programs, a sentence for people, and what
-// there is to say of the single packet.
-type skip struct{ name, text, detail string }
+// reason is why a packet of the capture is not given to the engine.
+type reason int
 
-// The kinds of skips.
 const (
-	otherInterface = "other_interface"
-	notIPv4        = "not_ipv4"
-	truncated      = "truncated"
-	badFrame       = "bad_frame"
+	otherInterface reason = iota
+	notIPv4
+	truncated
+	badFrame
+	numReasons
 )
 
-// skipTexts are their sentences, in the order of the summary.
-var skipTexts = []skip{
-	{name: otherInterface, text: "from an interface named neither inside nor outside"},
-	{name: notIPv4, text: "not an IPv4 packet"},
-	{name: truncated, text: "cut by the snap length of the capture"},
-	{name: badFrame, text: "a frame without its header"},
+// reasonTexts are a name for programs and a sentence for people.
+var reasonTexts = [numReasons]struct{ name, text string }{
+	otherInterface: {"other_interface", "from an interface named neither inside nor outside"},
+	notIPv4:        {"not_ipv4", "not an IPv4 packet"},
+	truncated:      {"truncated", "cut by the snap length of the capture"},
+	badFrame:       {"bad_frame", "a frame without its header"},
 }
 
-func skipped(name, format string, args ...any) *skip {
-	for _, s := range skipTexts {
-		if s.name == name {
-			s.detail = fmt.Sprintf(format, args...)
-			return &s
-		}
-	}
-	return nil
+// skip is a reason, and what there is to say of the single packet.
+type skip struct {
+	reason
+	detail string
+}
+
+func (s *skip) String() string { return reasonTexts[s.reason].text + ": " + s.detail }
+
+func skipped(why reason, format string, args ...any) *skip {
+	return &skip{why, fmt.Sprintf(format, args...)}
 }
 
 // knownLink reports whether packets can be had from frames of a link type.

@@ -88,6 +88,21 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// TestFullDisk: what cannot be written is a failure while running, and said.
+func TestFullDisk(t *testing.T) {
+	const full = "/dev/full" // takes nothing, where there is such a thing
+	if _, err := os.Stat(full); err != nil {
+		t.Logf("no %s here: %v", full, err)
+		return
+	}
+	for _, args := range [][]string{{"testdata/in.pcapng", full}, {"--verdicts", full, "testdata/in.pcapng", filepath.Join(t.TempDir(), "out")}} {
+		var stdout, stderr bytes.Buffer
+		if exit := run(append([]string{"-c", "testdata/replay.yaml"}, args...), &stdout, &stderr); exit != exitFailed || !strings.Contains(stderr.String(), "no space") {
+			t.Errorf("%v: exit %d, %s", args, exit, stderr.String())
+		}
+	}
+}
+
 // BenchmarkReplay is a capture of 100,000 packets of 1,000 flows, both ways, without and with verdicts.
 func BenchmarkReplay(b *testing.B) {
 	const packets, flows = 100_000, 1000

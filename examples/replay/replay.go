@@ -215,15 +215,15 @@ func (r *replay) translate(p *pcapng.Packet, side nat.Side, b []byte) error {
 
 // skip notes a packet that the engine does not get.
 func (r *replay) skip(p *pcapng.Packet, side string, why *skip) error {
-	r.sum.skip(why.name)
+	r.sum.skips[why.reason]++
 	if r.lines != nil {
-		l := line{Packet: p.Number, Side: side, Verdict: why.name, Reason: why.text + ": " + why.detail}
+		l := line{Packet: p.Number, Side: side, Verdict: reasonTexts[why.reason].name, Reason: why.String()}
 		if err := r.lines.write(&l, r.clock, r.clock > p.Time); err != nil {
 			return err
 		}
 	}
 	if p.Number == r.o.Explain {
-		return r.explain(fmt.Sprintf("packet %d was not for the engine: %s: %s", p.Number, why.text, why.detail))
+		return r.explain(fmt.Sprintf("packet %d was not for the engine: %v", p.Number, why))
 	}
 	return nil
 }

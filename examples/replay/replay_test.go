@@ -64,6 +64,17 @@ func tcp(src string, sport uint16, dst string, dport uint16, ttl uint8, seq, ack
 	return serialize(i, t)
 }
 
+// unreachable is an error about a packet, echo a query.
+func unreachable(src, dst string, about []byte) []byte {
+	return serialize(ip(src, dst, 64, layers.IPProtocolICMPv4),
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodePort)}, gopacket.Payload(about))
+}
+
+func echo(src, dst string, id uint16) []byte {
+	return serialize(ip(src, dst, 64, layers.IPProtocolICMPv4),
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0), Id: id, Seq: 1}, gopacket.Payload("ping"))
+}
+
 // ethernet puts a packet into a frame, with VLAN tags; padded to what Ethernet wants.
 func ethernet(typ layers.EthernetType, body []byte, vlans ...uint16) []byte {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
@@ -306,9 +317,12 @@ func TestVerdicts(t *testing.T) {
 		frame{true, 3 * time.Second, udp("198.51.100.53", 7, "203.0.113.1", port, 57, "a long answer")[:30], 41},
 		frame{false, 3 * time.Second, ethernet(layers.EthernetTypeIPv4, udp("10.0.1.10", 40000, "198.51.100.54", 53, 9, ""))[:44], 60}, // padding was cut
 		frame{true, 3 * time.Second, []byte{0x60, 0, 0, 0}, 0},
+		frame{true, 3 * time.Second, unreachable("198.51.100.1", "203.0.113.1", udp("203.0.113.1", port, "198.51.100.53", 7, 9, "")), 0},
+		frame{false, 3 * time.Second, ethernet(layers.EthernetTypeIPv4, unreachable("10.0.1.10", "198.51.100.53", udp("198.51.100.53", 7, "10.0.1.10", 40000, 9, ""))), 0},
+		frame{false, 3 * time.Second, ethernet(layers.EthernetTypeIPv4, echo("10.0.1.10", "198.51.100.53", 4321)), 0},
 	)
 	r := runOn(t, captureOf(t, frames), "--verdicts", "-")
-	if r.exit != 0 || !strings.Contains(r.err, "14 packets in 3s: 8 from inside, 6 from outside") {
+	if r.exit != 0 || !strings.Contains(r.err, "17 packets in 3s: 10 from inside, 7 from outside") {
 		t.Fatalf("%+v", r)
 	}
 	var all []line
@@ -337,6 +351,9 @@ func TestVerdicts(t *testing.T) {
 		{"outside", "truncated", "the capture has 30 of its 41 bytes", 0},
 		{"inside", "outbound", "outside udp 203.0.113.1:", 0},
 		{"outside", "malformed", "contradicts", 0},
+		{"outside", "icmp_error_inbound", "10.0.1.10:40000 = 203.0.113.1:", 0},
+		{"inside", "icmp_error_outbound", "10.0.1.10:40000 = 203.0.113.1:", 0},
+		{"inside", "outbound", "10.0.1.10 id 4321 = 203.0.113.1 id ", 0},
 	}
 	if len(all) != len(want) {
 		t.Fatalf("%d lines:\n%s", len(all), r.out)

@@ -82,18 +82,11 @@ type summary struct {
 	packets         int
 	arrived         [2]int // by side
 	verdicts        [nat.NumVerdicts]int
-	skips           map[string]int
+	skips           [numReasons]int
 	others          []string // names of interfaces that are of no side
 	written         [2]int
 	emitted, timers int
 	took            time.Duration // of the capture
-}
-
-func (s *summary) skip(name string) {
-	if s.skips == nil {
-		s.skips = map[string]int{}
-	}
-	s.skips[name]++
 }
 
 // other notes the name of an interface, one of the first few.
@@ -115,9 +108,9 @@ func (s *summary) write(w io.Writer) {
 	}
 	if n > 0 {
 		fmt.Fprintf(w, "%6d not for the engine\n", n)
-		for _, k := range skipTexts {
-			if n := s.skips[k.name]; n > 0 {
-				fmt.Fprintf(w, "%10d %s: %s\n", n, k.name, k.text)
+		for why, n := range s.skips {
+			if n > 0 {
+				fmt.Fprintf(w, "%10d %s: %s\n", n, reasonTexts[why].name, reasonTexts[why].text)
 			}
 		}
 	}
