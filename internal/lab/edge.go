@@ -130,8 +130,12 @@ func (e *Edge) Apply(p *nat.Policy) (nat.Impact, error) {
 	return impact, err
 }
 
-// Stats are the engine's counters.
-func (e *Edge) Stats() nat.Stats { return e.engine.Stats(e.now()) }
+// Stats are the engine's counters. What the taps have been shown as read is counted.
+func (e *Edge) Stats() nat.Stats {
+	e.mu.Lock() // no turn is half done
+	defer e.mu.Unlock()
+	return e.engine.Stats(e.now())
+}
 
 // Sessions are the engine's live sessions.
 func (e *Edge) Sessions() iter.Seq[nat.Session] { return e.engine.Sessions(e.now()) }
