@@ -17,6 +17,9 @@
 // 3489), RFC7857, AWSNATGateway, LinuxMasquerade, CarrierGrade, DoubleNAT and Corporate; what they have in common with the
 // gateway is the engine, so that what a test learns holds in production.
 //
+// A NAT opens what it is asked to: [NAT.Forward] is a port forward, [NAT.Static] an address of its own for a host. Behind a
+// NAT there may be further ones, as deep as you like: [NAT.NAT].
+//
 // # Faults
 //
 // A NAT can [NAT.Reboot], run out of ports ([NAT.LimitPorts]), change its address ([NAT.Renumber]), eat ICMP errors, or drop
@@ -27,16 +30,21 @@
 //
 // [Run] puts the test in a bubble of testing/synctest: time stands still while anybody has something to do, and jumps to
 // the next timer otherwise. An hour of keep-alives takes what its packets cost. The rules of such bubbles hold: goroutines
-// of the test must end before it does, and nobody may wait for something outside, such as a real connection or a lock
-// that stays locked. Without a bubble, [New] makes the same network in real time.
+// of the test must end with it (those that wait for a host's connections do: the hosts are closed), and nobody may wait
+// for something outside, such as a real connection, a name server, or a lock that stays locked. Without a bubble, [New]
+// makes the same network in real time.
 //
 // # What is the same each time
 //
 // With equal [Config.Seed] and a test that does the same, the same connections succeed and fail, at the same virtual
-// times, and every NAT logs the same packets with the same verdicts and ports. That holds because packets of one moment
-// are sent in the order of host and flow, and every random choice is seeded. Not determined is what the test itself
-// leaves open: when several of its goroutines use one host in the same moment, without saying which ports they want,
-// the host gives out its ports in the order of their arrival.
+// times, and every NAT logs the same packets with the same verdicts and ports. That holds because the network and the
+// test take turns: the goroutines that data or deadlines wake go on one after the other, a few nanoseconds apart, which is
+// why times are not quite round; what they send in one moment leaves in the order of flows; a port of the host's choice
+// follows from the destination; and every random choice is seeded.
+//
+// Not determined is what the test itself leaves open. Goroutines that it starts in one moment, or that sleep until the
+// same one, act in any order. It shows where they share something: a connection, or the next port, when several on one
+// host listen at port 0 or dial the same destination.
 //
 // # Judgement
 //
