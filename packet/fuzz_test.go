@@ -107,6 +107,44 @@ func FuzzParseQuote(f *testing.F) {
 	})
 }
 
+// FuzzWhole: the first piece of a datagram tells the same as the datagram.
+func FuzzWhole(f *testing.F) {
+	for _, b := range seeds(f) {
+		f.Add(b, uint16(len(b)))
+		f.Add(b, uint16(1000))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, length uint16) {
+		var first, whole View
+		if len(b) < 20 {
+			return
+		}
+		first.Parse(b)
+		if first.L4 < 20 || int(first.Total) > len(b) || first.Total < uint16(first.L4) {
+			return
+		}
+		b = b[:first.Total]
+		piece := with(b, set(6, 0x20, 0)) // offset 0, and more to come
+		if first.Parse(piece) != OK || int(length) < len(b)-int(first.L4) || int(length)+int(first.L4) > 65535 {
+			return
+		}
+		datagram := append(bytes.Clone(b), make([]byte, int(length)-(len(b)-int(first.L4)))...)
+		want := whole.Parse(with(datagram, func(b []byte) {
+			be.PutUint16(b[2:], uint16(len(b)))
+			be.PutUint16(b[6:], 0)
+		}))
+		got := first.Whole(piece, int(length))
+		if want == BadTransport && length < 8 { // not even a header: such a piece is never the first one
+			return
+		}
+		if got != want {
+			t.Fatalf("fault %d, want %d", got, want)
+		}
+		if got == OK && (first.Kind != whole.Kind || first.Kind == KindFlow && (first.SrcPort != whole.SrcPort || first.DstPort != whole.DstPort || first.Flags != whole.Flags)) {
+			t.Fatalf("%+v, want %+v", first, whole)
+		}
+	})
+}
+
 // FuzzSegment: whatever the packet and its metadata are, segments are valid packets that add up to the payload.
 func FuzzSegment(f *testing.F) {
 	for _, fl := range flows() {
