@@ -18,7 +18,6 @@ func TestClockOrder(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			c := newClock()
-			defer c.close()
 			var got []string
 			var group sync.WaitGroup
 			for number := range 5 {
@@ -32,6 +31,7 @@ func TestClockOrder(t *testing.T) {
 			}
 			group.Wait()
 			time.Sleep(2 * time.Second)
+			c.close()
 			want := []string{"4", "3", "2", "1", "0"}
 			for number := range 5 {
 				for i := range 3 {
@@ -87,26 +87,26 @@ func TestClockTurns(t *testing.T) {
 func TestClockTimers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClock()
-		fired := 0
-		timer := c.timers(&owner{})(time.Second, func() { fired++ })
+		var fired atomic.Int32
+		timer := c.timers(&owner{})(time.Second, func() { fired.Add(1) })
 		if !timer.Reset(2 * time.Second) {
 			t.Error("it was not pending")
 		}
 		time.Sleep(1500 * time.Millisecond)
-		if !timer.Stop() || timer.Stop() || fired != 0 {
-			t.Errorf("stopped twice, or fired %d times", fired)
+		if !timer.Stop() || timer.Stop() || fired.Load() != 0 {
+			t.Errorf("stopped twice, or fired %d times", fired.Load())
 		}
 		time.Sleep(time.Second)
-		if timer.Reset(time.Second) || fired != 0 {
-			t.Errorf("it was pending, or fired %d times", fired)
+		if timer.Reset(time.Second) || fired.Load() != 0 {
+			t.Errorf("it was pending, or fired %d times", fired.Load())
 		}
 		time.Sleep(2 * time.Second)
-		if timer.Stop() || timer.Reset(time.Second) || fired != 1 {
-			t.Errorf("it was pending, or fired %d times", fired)
+		if timer.Stop() || timer.Reset(time.Second) || fired.Load() != 1 {
+			t.Errorf("it was pending, or fired %d times", fired.Load())
 		}
 		c.close() // with an event to come
 		time.Sleep(2 * time.Second)
-		if fired != 1 {
+		if fired.Load() != 1 {
 			t.Error("an event ran after the end")
 		}
 	})
