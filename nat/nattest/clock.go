@@ -51,24 +51,15 @@ type event struct {
 
 func newClock() *clock {
 	c := &clock{
-		virtual: timeStands(), start: time.Now(),
+		virtual: inBubble(), start: time.Now(),
 		wake: make(chan struct{}, 1), closed: make(chan struct{}), done: make(chan struct{}),
 	}
 	go c.loop()
 	return c
 }
 
-// timeStands tells the time of a bubble from that of the world: it does not go on while somebody looks at it.
-func timeStands() bool {
-	const looks = 100_000 // a millisecond and more: the coarsest clock in use has moved by then
-	start := time.Now()
-	for range looks {
-		if time.Now() != start {
-			return false
-		}
-	}
-	return true
-}
+// inBubble tells the time of a bubble, which starts in 2000, from that of the world.
+func inBubble() bool { return time.Now().Year() < 2020 }
 
 // after has f run when d has passed.
 func (c *clock) after(o *owner, d time.Duration, f func()) *event {
