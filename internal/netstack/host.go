@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -59,9 +60,13 @@ type Host struct {
 	stack   *stack.Stack
 	link    *link
 	ports   map[socketKind]int   // how many were chosen
+	number  int                  // of the last socket
 	sockets map[*socket]struct{} // what is open, so that Close ends it
 	closed  bool                 // nothing is opened, sent or received any more
 	ended   bool                 // the stack's goroutines are gone
+
+	calledMu sync.Mutex
+	called   []*signal // by the stack, since its turn began
 
 	tapMu sync.Mutex
 	taps  map[*func([]byte)]struct{}
@@ -137,14 +142,35 @@ func (h *Host) do(f func()) {
 	if !h.ended {
 		h.settle()
 	}
+	h.release()
 }
 
 // settle lets the TCP goroutines work until they have nothing to do. A segment for an endpoint that is closing may be
-// handed on to the next one, which may be with a goroutine that is held already: hence twice.
+// handed on to the next one, which may be with a goroutine that is held already: hence twice; and a host that talks to
+// itself hears its own segments.
 func (h *Host) settle() {
-	for range 2 {
+	heard := h.stack.Stats().TCP.ValidSegmentsReceived
+	for round := 0; ; round++ {
+		before := heard.Value()
 		h.stack.Resume()
 		h.stack.Pause()
+		if round > 0 && heard.Value() == before {
+			return
+		}
+	}
+}
+
+// release wakes whom the stack has called, in an order that does not depend on its goroutines.
+func (h *Host) release() {
+	h.calledMu.Lock()
+	called := h.called
+	h.called = nil
+	h.calledMu.Unlock()
+	slices.SortFunc(called, func(a, b *signal) int {
+		return cmp.Or(cmp.Compare(a.socket.number, b.socket.number), cmp.Compare(a.mask, b.mask))
+	})
+	for _, s := range called {
+		h.wake(s.release)
 	}
 }
 
@@ -207,5 +233,6 @@ func (h *Host) Close() error {
 	h.stack.Close()
 	h.stack.Resume()
 	h.stack.Wait()
+	h.release()
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 // socket is an endpoint of the stack, and what every kind of connection needs.
 type socket struct {
 	host          *Host
+	number        int // in the order of opening
 	ep            tcpip.Endpoint
 	wq            *waiter.Queue
 	network       string
@@ -105,6 +106,8 @@ func (h *Host) opened(network string, ep tcpip.Endpoint, wq *waiter.Queue) *sock
 	s := &socket{
 		host: h, ep: ep, wq: wq, network: network, closed: make(chan struct{}), read: newDeadline(h), write: newDeadline(h),
 	}
+	h.number++
+	s.number = h.number
 	h.sockets[s] = struct{}{}
 	return s
 }
@@ -112,7 +115,7 @@ func (h *Host) opened(network string, ep tcpip.Endpoint, wq *waiter.Queue) *sock
 // try calls f with the stack to itself until it need not wait, and waits for an event of the mask in between.
 func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f func() tcpip.Error) error {
 	var entry waiter.Entry
-	ready := &signal{host: s.host, ch: make(chan struct{}, 1)}
+	ready := &signal{socket: s, mask: mask, ch: make(chan struct{}, 1)}
 	entry.Init(ready, mask)
 	s.wq.EventRegister(&entry)
 	defer s.wq.EventUnregister(&entry)
@@ -156,7 +159,8 @@ func (s *socket) try(mask waiter.EventMask, d *deadline, ctx context.Context, f 
 
 // signal wakes a call that waits, by way of Config.Wake.
 type signal struct {
-	host   *Host
+	socket *socket
+	mask   waiter.EventMask
 	ch     chan struct{}
 	queued atomic.Bool
 }
@@ -166,13 +170,18 @@ func (s *signal) NotifyEvent(waiter.EventMask) {
 	if s.queued.Swap(true) {
 		return
 	}
-	s.host.wake(func() {
-		s.queued.Store(false)
-		select {
-		case s.ch <- struct{}{}:
-		default:
-		}
-	})
+	h := s.socket.host
+	h.calledMu.Lock()
+	defer h.calledMu.Unlock()
+	h.called = append(h.called, s)
+}
+
+func (s *signal) release() {
+	s.queued.Store(false)
+	select {
+	case s.ch <- struct{}{}:
+	default:
+	}
 }
 
 // shut closes the endpoint; how is what to do with it. The second time is an error, as with package net.

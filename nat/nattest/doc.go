@@ -44,7 +44,7 @@
 //
 // Not determined is what the test itself leaves open. Goroutines that it starts in one moment, or that sleep until the
 // same one, act in any order. It shows where they share something: a connection, or the next port, when several on one
-// host listen at port 0 or dial the same destination.
+// host listen at port 0 or dial the same destination; or the host, if it dials itself.
 //
 // # Judgement
 //
