@@ -14,6 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate/nat"
 )
 
 // TestConformance holds docs/conformance.md against the tests: every row of its list is in its tables, with a status and
@@ -44,6 +47,7 @@ func TestConformanceFindsFaults(t *testing.T) {
 		"other row's":     strings.Replace(string(page), "`TestT2_SimultaneousOpen`", "`TestT4_HeldSYNIsForgotten`", 1),
 		"no status":       strings.Replace(string(page), "(RFC 5382 REQ-2a) | kept |", "(RFC 5382 REQ-2a) | fine |", 1),
 		"without reason":  strings.Replace(string(page), "(RFC 5382 REQ-2a) | kept |", "(RFC 5382 REQ-2a) | not kept |", 1),
+		"no test needed":  strings.Replace(string(page), "does not apply: IPv4 only | |", "does not apply: IPv4 only | `TestT2_SimultaneousOpen` |", 1),
 		"list is missing": regexp.MustCompile(`(?m)^> .*\n`).ReplaceAllString(string(page), ""),
 	} {
 		if spoiled == string(page) {
@@ -55,6 +59,39 @@ func TestConformanceFindsFaults(t *testing.T) {
 	if len(conformanceFaults(t, string(page), append(slices.Clone(tests), "TestT2_Another"))) == 0 {
 		t.Error("a test that is not on the page: not found")
 	}
+}
+
+// TestConformanceRates recomputes what the page says that profiles sustain.
+func TestConformanceRates(t *testing.T) {
+	page, err := os.ReadFile("../docs/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []nat.Profile{nat.GatewayProfile(), nat.RFCProfile(), nat.AWSProfile()} {
+		line := regexp.MustCompile("(?m)^\\| `" + f.Name + "` \\|.*").FindString(string(page))
+		ports := int(f.PortMax) - int(f.PortMin) + 1
+		if f.PortsPerDestination > 0 {
+			ports = f.PortsPerDestination
+		}
+		for _, held := range []time.Duration{f.Timeouts.TCPClosing, f.Timeouts.DNS, f.Timeouts.UDP} {
+			for _, waits := range []time.Duration{0, f.Quarantine} {
+				s := int((held + waits) / time.Second)
+				if want := fmt.Sprintf("%s / %d s = %s", thousands(ports), s, thousands(ports/s)); !strings.Contains(line, want) {
+					t.Errorf("%s: not there: %s", f.Name, want)
+				}
+			}
+		}
+		if byDestination := f.Mapping[nat.ClassTCP] == nat.AddressAndPortDependent; strings.Contains(strings.Split(line, "|")[2], "each destination") != byDestination {
+			t.Errorf("%s: ports by destination: %t", f.Name, byDestination)
+		}
+	}
+}
+
+func thousands(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
 }
 
 // rowTests are the names of the tests in row_*_test.go that are named by a row.
@@ -81,7 +118,7 @@ func rowTests(t *testing.T) (names []string) {
 var (
 	testName  = regexp.MustCompile(`^Test([A-Z])(\d+)_\w+$`)
 	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]-\d+) \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$`)
-	status    = regexp.MustCompile(`^(kept(;.+)?|(kept by option|kept in part|not kept): .+)$`)
+	status    = regexp.MustCompile(`^(kept(;.+)?|(kept by option|kept in part|not kept|does not apply): .+)$`)
 	rowRange  = regexp.MustCompile(`([A-Z])-(\d+)(?: to ([A-Z])-(\d+))?`)
 )
 
@@ -99,8 +136,10 @@ func conformanceFaults(t *testing.T, page string, tests []string) (faults []stri
 		if !status.MatchString(m[3]) {
 			add("%s: status %q is none, or lacks its reason", row, m[3])
 		}
-		if strings.TrimSpace(m[4]) == "" {
-			add("%s: has no test", row)
+		if outside := strings.HasPrefix(m[3], "does not apply"); outside || strings.TrimSpace(m[4]) == "" {
+			if outside != (strings.TrimSpace(m[4]) == "") {
+				add("%s: has no test, or needs none", row)
+			}
 			continue
 		}
 		for _, name := range strings.Split(m[4], ",") {
