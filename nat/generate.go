@@ -196,16 +196,14 @@ func (w *Worker) cut(p *packet.Packet, mtu int, to Side) {
 	}
 }
 
-// copyOptions makes the header of a later fragment and returns its length.
+// copyOptions makes the header of a later fragment and returns its length. The options were read when the packet came, so
+// none runs out of the header.
 func copyOptions(dst, h []byte) int {
 	n := copy(dst, h[:20])
 	for o := h[20:]; len(o) > 0 && o[0] != 0; {
 		if o[0] == 1 {
 			o = o[1:]
 			continue
-		}
-		if len(o) < 2 || o[1] < 2 || int(o[1]) > len(o) {
-			break
 		}
 		if o[0]&0x80 != 0 {
 			n += copy(dst[n:], o[:o[1]])

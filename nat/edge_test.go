@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat_test
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+
+	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/nat/internal/craft"
+	"github.com/tidegate/tidegate/packet"
+)
+
+// TestErrorsTooBig: an ICMP error that does not fit is dropped, and nobody is told (I-16).
+func TestErrorsTooBig(t *testing.T) {
+	trial{policy: policy(nat.RFCProfile(), static(B, E1), mtu(600, 600))}.run(t, func(g *gate) {
+		long := random(600)
+		ext := g.opens(packet.UDP, at(A, 5000), at(R1, 80))
+		about := func(src, dst end) []byte { return udp(src, dst, string(long)) }
+		g.drops(nat.DropTooBig, 1, icmp(X, PA, packet.Unreachable, 3, 0, about(ext, at(R1, 80))))
+		g.drops(nat.DropTooBig, 0, icmp(A, R1, packet.Unreachable, 3, 0, about(at(R1, 80), at(A, 5000))))
+		g.drops(nat.DropTooBig, 1, icmp(X, E1, packet.Unreachable, 3, 0, about(at(E1, 5000), at(R1, 80))))
+		g.drops(nat.DropTooBig, 0, icmp(B, R1, packet.Unreachable, 3, 0, about(at(R1, 80), at(B, 5000))))
+	})
+}
+
+// TestCutOptions: options that are copied into later pieces are padded; pieces may be longer than the usual MTU.
+func TestCutOptions(t *testing.T) {
+	trial{policy: policy(nat.RFCProfile(), mtu(0, 4000))}.run(t, func(g *gate) {
+		options := []byte{1, 0x88, 3, 9, 7, 3, 4, 0}
+		b := craft.UDP(craft.IP{Src: A, Dst: R1, Options: options}, 5000, 80, random(9000))
+		r := g.want(g.out(b), nat.Fragmented)
+		if len(r.emitted) != 3 || len(r.emitted[0].b) <= 3900 {
+			g.Fatalf("%d pieces", len(r.emitted))
+		}
+		for _, e := range r.emitted[1:] {
+			if want := []byte{0x88, 3, 9, 0}; e.b[0] != 0x46 || !bytes.Equal(e.b[20:24], want) {
+				g.Errorf("options % x, want % x", e.b[20:24], want)
+			}
+		}
+		g.reassembled(r.emitted, nat.Outside)
+	})
+}
+
+// TestOtherProtocols: through a 1:1 mapping every protocol passes, and the checksum of those that have a pseudo-header
+// follows, in quotes too (IGW-2, P-5).
+func TestOtherProtocols(t *testing.T) {
+	trial{policy: policy(nat.RFCProfile(), static(C, E1))}.run(t, func(g *gate) {
+		for _, c := range []struct {
+			proto uint8
+			sum   int
+		}{{packet.DCCP, 6}, {packet.UDPLite, 6}, {47, 0}, {50, 0}, {51, 0}, {132, 0}, {253, 0}} {
+			for _, n := range []int{4, 8, 40} {
+				body := random(n)
+				sent := craft.IPv4(head(C, R1), c.proto, body)
+				if c.sum > 0 && n > 7 { // what it should be for these addresses
+					be.PutUint16(l4(sent)[c.sum:], 0)
+					be.PutUint16(l4(sent)[c.sum:], pseudoSum(sent))
+				}
+				r := g.want(g.out(bytes.Clone(sent)), nat.StaticOutbound)
+				want := bytes.Clone(sent)
+				copy(want[12:], E1.AsSlice())
+				if c.sum > 0 && n > 7 {
+					be.PutUint16(l4(want)[c.sum:], 0)
+					be.PutUint16(l4(want)[c.sum:], pseudoSum(want))
+				}
+				if craft.SetTTL(want, 63); !bytes.Equal(r.b, want) {
+					g.Errorf("protocol %d, %d bytes: % x, want % x", c.proto, n, r.b, want)
+				}
+				quoted := g.want(g.in(icmp(X, E1, packet.TimeExceeded, 0, 0, r.b)), nat.ErrorInbound).b
+				if want := received(sent, 63); !bytes.Equal(craft.Quote(quoted), want) {
+					g.Errorf("protocol %d, %d bytes: quoted % x, want % x", c.proto, n, craft.Quote(quoted), want)
+				}
+			}
+		}
+	})
+}
+
+// pseudoSum is the checksum of b's transport part with its pseudo-header, the field in it 0.
+func pseudoSum(b []byte) uint16 {
+	t := l4(b)
+	c := craft.Checksum(b[12:20], []byte{0, b[9], byte(len(t) >> 8), byte(len(t))}, t)
+	if c == 0 {
+		return 0xffff
+	}
+	return c
+}
+
+// TestOneWayOnly: two ends talk through one external endpoint at a time, and a pool whose addresses all drain has none.
+func TestOneWayOnly(t *testing.T) {
+	p := policy(nat.RFCProfile(), forwardTo)
+	p.Forwards = append(p.Forwards, nat.Forward{Protocol: packet.TCP, Outside: at(PA, 8081), Inside: at(A, 80)})
+	trial{policy: p}.run(t, func(g *gate) {
+		g.reaches(at(A, 80), tcp(at(R1, 999), at(PA, 8080), syn, 1, 0, ""))
+		g.drops(nat.DropNoPort, 1, tcp(at(R1, 999), at(PA, 8081), syn, 1, 0, ""))
+		g.reaches(at(A, 80), tcp(at(R1, 998), at(PA, 8081), syn, 1, 0, ""))
+	})
+	drained := policy(nat.AWSProfile(), func(p *nat.Policy) {
+		p.Pools[0].Addresses, p.Pools[0].Draining = nil, []netip.Addr{PA}
+	})
+	trial{policy: drained}.run(t, func(g *gate) {
+		g.drops(nat.DropNoPort, 0, udp(at(A, 5000), at(R1, 80), ""))
+	})
+}
