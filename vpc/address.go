@@ -4,7 +4,6 @@ package vpc
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -13,11 +12,13 @@ type Address struct {
 	// ID is the allocation id.
 	ID       string
 	PublicIP netip.Addr
-	// AssociationID is set while the address is in use: by the instance InstanceID or the NAT gateway NATGatewayID, at
-	// its address PrivateIP.
-	AssociationID            string
-	InstanceID, NATGatewayID string
-	PrivateIP                netip.Addr
+	// AssociationID is set while the address is in use: by the network interface NetworkInterfaceID or the NAT gateway
+	// NATGatewayID, at its address PrivateIP.
+	AssociationID                    string
+	NetworkInterfaceID, NATGatewayID string
+	PrivateIP                        netip.Addr
+	// InstanceID is the instance that the network interface is attached to. In the store it is not set.
+	InstanceID string
 }
 
 // AllocateAddress makes a public address of the pool an Elastic IP. Which one cannot be chosen.
@@ -27,7 +28,7 @@ func (m *Model) AllocateAddress(now time.Time) (Address, error) {
 	}
 	n, ok := m.pool.next(now)
 	if !ok {
-		return Address{}, refuse(InsufficientAddressCapacity, "no public address is free; wait up to %v for returned ones, or enlarge the pool", m.cfg.CoolDown)
+		return Address{}, m.noPublicAddress()
 	}
 	a := Address{ID: m.newID("eipalloc"), PublicIP: m.pool.take(n)}
 	m.addresses.put(a.ID, a)
@@ -50,82 +51,129 @@ func (m *Model) ReleaseAddress(now time.Time, allocationID string) error {
 
 // AssociateAddressInput says what goes where.
 type AssociateAddressInput struct {
-	AllocationID, InstanceID string
-	// NoReassociation is AllowReassociation=false of EC2: an address that is on another instance stays there, and the
-	// call fails.
+	AllocationID string
+	// InstanceID names an instance with one network interface, or NetworkInterfaceID an interface: one of both.
+	InstanceID, NetworkInterfaceID string
+	// PrivateIP is the address of the interface that it is mapped to; the primary one if not valid.
+	PrivateIP netip.Addr
+	// NoReassociation is AllowReassociation=false of EC2: an address that is in use elsewhere stays there, and the call
+	// fails.
 	NoReassociation bool
 }
 
-// AssociateAddress maps an Elastic IP to an instance, running or stopped. It moves from where it was; an Elastic IP that
-// the instance had is free then, but stays allocated, and a lent address goes back to the pool. The instance that lost
-// the address has one lent to it where DisassociateAddress would. Doing it again changes nothing.
+// AssociateAddress maps an Elastic IP to a private address of a network interface, whatever its instance does. It moves
+// from where it was; an Elastic IP that the private address had is free then, but stays allocated, and a lent address
+// goes back to the pool. The instance that lost the address has one lent to it where DisassociateAddress would. Doing it
+// again changes nothing.
 func (m *Model) AssociateAddress(now time.Time, in AssociateAddressInput) (Address, error) {
 	a, err := m.addresses.find(in.AllocationID, AllocationNotFound)
 	if err != nil {
 		return Address{}, err
 	}
-	i, err := m.liveInstance(in.InstanceID)
+	n, err := m.interfaceFor(in)
 	if err != nil {
 		return Address{}, err
 	}
-	switch _, attached := m.attachedGateway(i.VPCID); {
-	case a.InstanceID == i.ID:
-		return a, nil
+	ip := n.Addresses[0].PrivateIP
+	if in.PrivateIP.IsValid() {
+		ip = in.PrivateIP
+	}
+	switch _, attached := m.attachedGateway(n.VPCID); {
+	case n.place(ip) < 0:
+		return Address{}, refuse(InvalidParameterValue, "%v is no address of %s", ip, n.ID)
+	case a.NetworkInterfaceID == n.ID && a.PrivateIP == ip:
+		return m.describeAddress(a), nil
 	case !attached:
-		return Address{}, refuse(GatewayNotAttached, "%s has no internet gateway; attach one first", i.VPCID)
+		return Address{}, refuse(GatewayNotAttached, "%s has no internet gateway; attach one first", n.VPCID)
 	case a.NATGatewayID != "":
-		return Address{}, refuse(AuthFailure, "%v is the primary address of %s, which keeps it until it is deleted", a.PublicIP, a.NATGatewayID)
-	case a.InstanceID != "" && in.NoReassociation:
-		return Address{}, refuse(AlreadyAssociated, "%v is associated with %s, and reassociation is not allowed", a.PublicIP, a.InstanceID)
+		return Address{}, a.managed()
+	case a.NetworkInterfaceID != "" && in.NoReassociation:
+		return Address{}, refuse(AlreadyAssociated, "%v is associated with %s, and reassociation is not allowed", a.PublicIP, a.owner())
 	}
-	if i.AllocationID != "" {
-		m.addresses.put(i.AllocationID, m.addresses.byID[i.AllocationID].free())
+	if have, ok := m.elasticIPs()[interfaceIP{n.ID, ip}]; ok {
+		m.addresses.put(have.ID, have.free())
 	}
-	if a.InstanceID != "" {
-		m.unmap(now, a.InstanceID)
+	if n.place(ip) == 0 {
+		m.withdraw(now, n.ID)
 	}
-	i = m.withdraw(now, i)
-	i.PublicIP, i.AllocationID = a.PublicIP, a.ID
-	a.AssociationID, a.InstanceID, a.PrivateIP = m.newID("eipassoc"), i.ID, i.PrivateIP
-	m.instances.put(i.ID, i)
+	was := a
+	a.AssociationID, a.NetworkInterfaceID, a.PrivateIP = m.newID("eipassoc"), n.ID, ip
 	m.addresses.put(a.ID, a)
-	return a, nil
+	m.lendInstead(now, was)
+	return m.describeAddress(a), nil
 }
 
-// DisassociateAddress takes an Elastic IP from its instance; it stays allocated. An instance that is running and was
-// launched with a lent address gets one again, if the pool has one.
+// interfaceFor is the network interface that in names.
+func (m *Model) interfaceFor(in AssociateAddressInput) (NetworkInterface, error) {
+	none := NetworkInterface{}
+	if in.NetworkInterfaceID != "" {
+		if in.InstanceID != "" {
+			return none, refuse(InvalidParameterCombination, "name an instance or a network interface, not both")
+		}
+		return m.interfaces.find(in.NetworkInterfaceID, InterfaceNotFound)
+	}
+	i, err := m.liveInstance(in.InstanceID)
+	if err != nil {
+		return none, err
+	}
+	of := m.interfacesOf(i.ID)
+	if len(of) > 1 {
+		return none, refuse(InvalidInstanceID, "%s has %d network interfaces; name one of them instead", i.ID, len(of))
+	}
+	return of[0], nil
+}
+
+// DisassociateAddress takes an Elastic IP from where it is; it stays allocated. An instance that lost that of its primary
+// address, is running and was launched with a lent address gets one again, if it has no other network interface and no
+// other Elastic IP, and the pool has one.
 func (m *Model) DisassociateAddress(now time.Time, associationID string) error {
 	for a := range m.addresses.all() {
 		if a.AssociationID != associationID || associationID == "" {
 			continue
 		}
 		if a.NATGatewayID != "" {
-			return refuse(AuthFailure, "%v is the primary address of %s, which keeps it until it is deleted", a.PublicIP, a.NATGatewayID)
+			return a.managed()
 		}
-		m.unmap(now, a.InstanceID)
 		m.addresses.put(a.ID, a.free())
+		m.lendInstead(now, a)
 		return nil
 	}
 	return refuse(AssociationNotFound, "the ID %q does not exist", associationID)
 }
 
+// lendInstead lends an address to the instance that has lost an Elastic IP, which was as it says, where that is due.
+func (m *Model) lendInstead(now time.Time, was Address) {
+	n, ok := m.interfaces.byID[was.NetworkInterfaceID]
+	if !ok {
+		return
+	}
+	if i := m.instances.byID[n.InstanceID]; i.NetworkInterfaceID == n.ID && n.place(was.PrivateIP) == 0 {
+		m.lend(now, i)
+	}
+}
+
 // Address looks an Elastic IP up by its allocation id.
 func (m *Model) Address(allocationID string) (Address, error) {
-	return m.addresses.find(allocationID, AllocationNotFound)
+	a, err := m.addresses.find(allocationID, AllocationNotFound)
+	return m.describeAddress(a), err
+}
+
+// describeAddress fills in the instance.
+func (m *Model) describeAddress(a Address) Address {
+	a.InstanceID = m.interfaces.byID[a.NetworkInterfaceID].InstanceID
+	return a
 }
 
 // DescribeAddresses lists all Elastic IPs in the order in which they were allocated.
-func (m *Model) DescribeAddresses() []Address { return slices.Collect(m.addresses.all()) }
-
-// unmap takes the Elastic IP from an instance, which may get a lent address instead.
-func (m *Model) unmap(now time.Time, instanceID string) {
-	i := m.instances.byID[instanceID]
-	i.PublicIP, i.AllocationID = netip.Addr{}, ""
-	m.instances.put(i.ID, m.lend(now, i))
-}
+func (m *Model) DescribeAddresses() []Address { return collect(m.addresses.all(), m.describeAddress) }
 
 // owner is what the address is associated with.
-func (a Address) owner() string { return a.InstanceID + a.NATGatewayID }
+func (a Address) owner() string { return a.NetworkInterfaceID + a.NATGatewayID }
+
+// managed refuses a change of an address that a NAT gateway has.
+func (a Address) managed() error {
+	return refuse(AuthFailure, "%v belongs to %s; only that gateway's own calls and its deletion change it", a.PublicIP, a.NATGatewayID)
+}
 
 // free is the address without an association.
 func (a Address) free() Address { return Address{ID: a.ID, PublicIP: a.PublicIP} }

@@ -226,7 +226,7 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.ReleaseAddress(now, a) }
 		},
 		func() call {
-			in := AssociateAddressInput{id(t, "allocation", eip), id(t, "instance", inst), rapid.Bool().Draw(t, "stay")}
+			in := AssociateAddressInput{AllocationID: id(t, "allocation", eip), InstanceID: id(t, "instance", inst), NoReassociation: rapid.Bool().Draw(t, "stay")}
 			return func(m *Model) error { return second(m.AssociateAddress(now, in)) }
 		},
 		func() call {

@@ -46,7 +46,7 @@ func TestNGW5_PrimaryAddressStays(t *testing.T) {
 	g := w.natGateway(w.public, a)
 	a = w.address(a)
 	equal(t, "on", a.NATGatewayID, g.ID)
-	equal(t, "primary", g.Addresses[0], NATGatewayAddress{a.ID, a.AssociationID, a.PublicIP, a.PrivateIP})
+	equal(t, "primary", g.Addresses[0], NATGatewayAddress{AllocationID: a.ID, AssociationID: a.AssociationID, PublicIP: a.PublicIP, PrivateIP: a.PrivateIP})
 	equal(t, "at", a.PrivateIP, i.PrivateIP.Next())
 
 	w.refused(AuthFailure, func() error { return w.DisassociateAddress(w.now, a.AssociationID) })
@@ -91,11 +91,16 @@ func TestTearDown(t *testing.T) {
 	w.refused(DependencyViolation, func() error { return w.DeleteVPC(v.ID) })
 	w.ok(w.DetachInternetGateway(w.igw.ID, v.ID))
 	w.refused(DependencyViolation, func() error { return w.DeleteVPC(v.ID) })
+	w.refused(DependencyViolation, func() error { return w.DeleteVPC(v.ID) })
+	w.ok(w.DeleteSecurityGroup(w.open.ID))
+	w.refused(DependencyViolation, func() error { return w.DeleteVPC(v.ID) })
 	w.ok(w.DeleteRouteTable(w.outward.ID)) // its association went with the subnet
 	w.ok(w.DeleteVPC(v.ID))
 	equal(t, "VPCs", len(w.DescribeVPCs()), 0)
 	equal(t, "route tables", len(w.DescribeRouteTables()), 0)
 	equal(t, "subnets", len(w.DescribeSubnets()), 0)
+	equal(t, "security groups", len(w.DescribeSecurityGroups()), 0)
+	equal(t, "network interfaces", len(w.DescribeNetworkInterfaces()), 0)
 	equal(t, "Elastic IPs", len(w.DescribeAddresses()), 1)
 	equal(t, "terminated", slices.Collect(w.instances.all())[0].State, Terminated)
 }

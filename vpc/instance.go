@@ -4,7 +4,6 @@ package vpc
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate/nat"
@@ -13,21 +12,23 @@ import (
 // Instance is a host of a VPC.
 type Instance struct {
 	ID, VPCID, SubnetID string
-	// PrivateIP is its primary private address, its own until it is terminated.
+	// NetworkInterfaceID is its primary network interface, its own until it is terminated. What follows is said of that.
+	NetworkInterfaceID string
+	// PrivateIP is its primary private address.
 	PrivateIP netip.Addr
 	// PublicIP is the public address that the internet gateway maps to PrivateIP: an Elastic IP if AllocationID is set,
 	// else one that is lent until the instance stops, or none.
 	PublicIP netip.Addr
 	// AllocationID is the Elastic IP behind PublicIP.
 	AllocationID string
-	// AutoAssign is MapPublicIPOnLaunch of the subnet when the instance was launched: whenever it runs without an
-	// Elastic IP it has a lent address.
+	// Attachment is where its packets enter the engine.
+	Attachment nat.AttachmentID
+	// AutoAssign is MapPublicIPOnLaunch of the subnet when the instance was launched: whenever it starts to run, or loses
+	// the Elastic IP of its primary address, with one network interface and no Elastic IP, it is lent an address.
 	AutoAssign bool
 	// State is what it does, Since when it began to.
 	State InstanceState
 	Since time.Time
-	// Attachment is where its packets enter the engine, its own until it is terminated.
-	Attachment nat.AttachmentID
 }
 
 // InstanceState is the run state of an instance.
@@ -48,91 +49,94 @@ type RunInstanceInput struct {
 	SubnetID string
 	// PrivateIP is its address in the subnet; the lowest free one if not valid.
 	PrivateIP netip.Addr
+	// GroupIDs are the security groups of its network interface; with none it has the default group of the VPC.
+	GroupIDs []string
 }
 
 // RunInstance launches an instance. Where the subnet says so it gets a public address, and without one to lend the
 // launch is refused.
 func (m *Model) RunInstance(now time.Time, in RunInstanceInput) (Instance, error) {
-	s, err := m.subnets.find(in.SubnetID, SubnetNotFound)
-	if err != nil {
-		return Instance{}, err
-	}
-	ip, err := m.pickPrivate(s, in.PrivateIP)
-	if err != nil {
-		return Instance{}, err
-	}
-	attachment, err := m.pickAttachment()
+	n, err := m.planInterface(CreateNetworkInterfaceInput{SubnetID: in.SubnetID, PrivateIPs: []netip.Addr{in.PrivateIP}, GroupIDs: in.GroupIDs})
 	if err != nil {
 		return Instance{}, err
 	}
 	i := Instance{
-		VPCID: s.VPCID, SubnetID: s.ID, PrivateIP: ip,
-		AutoAssign: s.MapPublicIPOnLaunch, State: Running, Since: now, Attachment: attachment,
+		VPCID: n.VPCID, SubnetID: n.SubnetID, AutoAssign: m.subnets.byID[n.SubnetID].MapPublicIPOnLaunch, State: Running, Since: now,
 	}
-	if err := m.canLend(now, i); err != nil {
-		return Instance{}, err
+	if i.AutoAssign && !m.canLend(now) {
+		return Instance{}, m.noPublicAddress()
 	}
 	m.forgetTerminated(now)
-	i.ID = m.newID("i")
-	m.private[privateKey{i.VPCID, ip}] = i.ID
-	m.attachments[attachment], m.lastAttachment = i.ID, attachment
-	i = m.lend(now, i)
+	i.ID, n.AttachmentID = m.newID("i"), m.newID("eni-attach")
+	n.InstanceID = i.ID
+	i.NetworkInterfaceID = m.addInterface(n).ID
 	m.instances.put(i.ID, i)
-	return i, nil
+	m.lend(now, i)
+	return m.describeInstance(i, nil), nil
 }
 
-// StartInstance starts a stopped instance. It gets a public address as when it was launched, usually another one; its
-// Elastic IP works again. A running instance is left alone.
+// StartInstance starts a stopped instance. It gets a public address as when it was launched, usually another one, unless
+// it has another network interface or an Elastic IP by now; its Elastic IPs work again. A running instance is left alone.
 func (m *Model) StartInstance(now time.Time, instanceID string) (Instance, error) {
 	i, err := m.liveInstance(instanceID)
-	if err != nil || i.State == Running {
-		return i, err
-	}
-	i.State, i.Since = Running, now
-	if err := m.canLend(now, i); err != nil {
+	if err != nil {
 		return Instance{}, err
 	}
-	i = m.lend(now, i)
-	m.instances.put(i.ID, i)
-	return i, nil
+	if i.State == Stopped {
+		i.State, i.Since = Running, now
+		if m.wantsAddress(i) && !m.canLend(now) {
+			return Instance{}, m.noPublicAddress()
+		}
+		m.instances.put(i.ID, i)
+		m.lend(now, i)
+	}
+	return m.describeInstance(i, m.elasticIPs()), nil
 }
 
-// StopInstance stops an instance. A lent address goes back to the pool at once; an Elastic IP stays. A stopped instance
+// StopInstance stops an instance. A lent address goes back to the pool at once; Elastic IPs stay. A stopped instance
 // is left alone.
 func (m *Model) StopInstance(now time.Time, instanceID string) (Instance, error) {
 	i, err := m.liveInstance(instanceID)
-	if err != nil || i.State == Stopped {
-		return i, err
+	if err != nil {
+		return Instance{}, err
 	}
-	i = m.withdraw(now, i)
-	i.State, i.Since = Stopped, now
-	m.instances.put(i.ID, i)
-	return i, nil
+	if i.State == Running {
+		m.withdraw(now, i.NetworkInterfaceID)
+		i.State, i.Since = Stopped, now
+		m.instances.put(i.ID, i)
+	}
+	return m.describeInstance(i, m.elasticIPs()), nil
 }
 
 // RebootInstance reboots a running instance: for the edge, nothing changes.
 func (m *Model) RebootInstance(instanceID string) (Instance, error) {
 	i, err := m.liveInstance(instanceID)
-	if err == nil && i.State != Running {
+	if err != nil {
+		return Instance{}, err
+	}
+	if i.State != Running {
 		return Instance{}, refuse(IncorrectInstanceState, "%s is %s; start it instead", i.ID, i.State)
 	}
-	return i, err
+	return m.describeInstance(i, m.elasticIPs()), nil
 }
 
-// TerminateInstance ends an instance for good. A lent address goes back to the pool, an Elastic IP stays allocated, the
-// private address is free. The instance can be looked up for an hour. A terminated instance is left alone.
+// TerminateInstance ends an instance for good, and its primary network interface: a lent address goes back to the pool,
+// Elastic IPs stay allocated, private addresses are free. Other interfaces are detached. The instance can be looked up
+// for an hour. A terminated instance is left alone.
 func (m *Model) TerminateInstance(now time.Time, instanceID string) (Instance, error) {
 	i, err := m.instances.find(instanceID, InstanceNotFound)
 	if err != nil || i.State == Terminated {
 		return i, err
 	}
-	if i.AllocationID != "" {
-		m.addresses.put(i.AllocationID, m.addresses.byID[i.AllocationID].free())
+	m.withdraw(now, i.NetworkInterfaceID)
+	for _, n := range m.interfacesOf(i.ID) {
+		if n.ID == i.NetworkInterfaceID {
+			m.removeInterface(n)
+		} else {
+			m.interfaces.put(n.ID, n.detached())
+		}
 	}
-	i = m.withdraw(now, i)
-	delete(m.private, privateKey{i.VPCID, i.PrivateIP})
-	delete(m.attachments, i.Attachment)
-	i = Instance{ID: i.ID, VPCID: i.VPCID, SubnetID: i.SubnetID, AutoAssign: i.AutoAssign, State: Terminated, Since: now}
+	i.State, i.Since, i.NetworkInterfaceID = Terminated, now, ""
 	m.instances.put(i.ID, i)
 	m.terminated = append(m.terminated, i.ID)
 	return i, nil
@@ -140,13 +144,30 @@ func (m *Model) TerminateInstance(now time.Time, instanceID string) (Instance, e
 
 // Instance looks one up.
 func (m *Model) Instance(instanceID string) (Instance, error) {
-	return m.instances.find(instanceID, InstanceNotFound)
+	i, err := m.instances.find(instanceID, InstanceNotFound)
+	if err != nil {
+		return i, err
+	}
+	return m.describeInstance(i, m.elasticIPs()), nil
 }
 
 // DescribeInstances lists all instances in the order in which they were launched.
-func (m *Model) DescribeInstances() []Instance { return slices.Collect(m.instances.all()) }
+func (m *Model) DescribeInstances() []Instance {
+	elastic := m.elasticIPs()
+	return collect(m.instances.all(), func(i Instance) Instance { return m.describeInstance(i, elastic) })
+}
 
-// liveInstance is the instance, unless it is terminated.
+// describeInstance fills in what the primary network interface says.
+func (m *Model) describeInstance(i Instance, elastic map[interfaceIP]Address) Instance {
+	if n, ok := m.interfaces.byID[i.NetworkInterfaceID]; ok {
+		n = m.describeInterface(n, elastic)
+		i.PrivateIP, i.PublicIP, i.AllocationID = n.Addresses[0].PrivateIP, n.Addresses[0].PublicIP, n.Addresses[0].AllocationID
+		i.Attachment = n.Attachment
+	}
+	return i
+}
+
+// liveInstance is the instance as it is stored, unless it is terminated.
 func (m *Model) liveInstance(id string) (Instance, error) {
 	i, err := m.instances.find(id, InstanceNotFound)
 	if err == nil && i.State == Terminated {
@@ -155,34 +176,28 @@ func (m *Model) liveInstance(id string) (Instance, error) {
 	return i, err
 }
 
-// wantsAddress reports whether i must have a public address lent to it.
-func (i Instance) wantsAddress() bool {
-	return i.State == Running && i.AutoAssign && !i.PublicIP.IsValid()
+// wantsAddress reports whether i must have a public address lent to it: not beside another interface, nor beside an
+// Elastic IP at any of its addresses.
+func (m *Model) wantsAddress(i Instance) bool {
+	if i.State != Running || !i.AutoAssign || m.interfaces.byID[i.NetworkInterfaceID].lent().IsValid() {
+		return false
+	}
+	for a := range m.addresses.all() {
+		if a.NetworkInterfaceID == i.NetworkInterfaceID {
+			return false
+		}
+	}
+	return len(m.interfacesOf(i.ID)) == 1
 }
 
-// canLend says whether lend will give i what it wants.
-func (m *Model) canLend(now time.Time, i Instance) error {
-	if _, ok := m.pool.next(now); i.wantsAddress() && !ok {
-		return refuse(InsufficientAddressCapacity, "no public address is free; wait up to %v for returned ones, or enlarge the pool", m.cfg.CoolDown)
-	}
-	return nil
+// canLend reports whether lend will give an instance what it wants.
+func (m *Model) canLend(now time.Time) bool {
+	_, ok := m.pool.next(now)
+	return ok
 }
 
-// lend gives i a public address if it wants one and there is one.
-func (m *Model) lend(now time.Time, i Instance) Instance {
-	if n, ok := m.pool.next(now); ok && i.wantsAddress() {
-		i.PublicIP = m.pool.take(n)
-	}
-	return i
-}
-
-// withdraw takes a lent address from i, back to the pool; it leaves an Elastic IP.
-func (m *Model) withdraw(now time.Time, i Instance) Instance {
-	if i.PublicIP.IsValid() && i.AllocationID == "" {
-		m.pool.giveBack(i.PublicIP, now)
-		i.PublicIP = netip.Addr{}
-	}
-	return i
+func (m *Model) noPublicAddress() error {
+	return refuse(InsufficientAddressCapacity, "no public address is free; wait up to %v for returned ones, or enlarge the pool", m.cfg.CoolDown)
 }
 
 // pickAttachment is the next number that no instance has. They go round, so that one is not used again soon.
@@ -194,7 +209,7 @@ func (m *Model) pickAttachment() (nat.AttachmentID, error) {
 			return id, nil
 		}
 	}
-	return 0, refuse(InstanceLimitExceeded, "there are %d instances; terminate one first", len(m.attachments))
+	return 0, refuse(InterfaceLimitExceeded, "there are %d network interfaces; delete one first", len(m.attachments))
 }
 
 // forgetTerminated removes the instances whose hour is over.

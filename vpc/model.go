@@ -22,6 +22,8 @@ type Config struct {
 	PublicPool []netip.Prefix
 	// AddressQuota bounds the Elastic IPs that are allocated at one time; 0 means 5.
 	AddressQuota int
+	// Quotas bound the rest.
+	Quotas Quotas
 	// CoolDown is how long a returned public address rests before anybody gets it; 0 means 2 minutes.
 	CoolDown time.Duration
 	// InsideMTU and OutsideMTU are the largest IP packets, in bytes, that the edge sends to instances and to the
@@ -59,12 +61,16 @@ type Model struct {
 	tables      store[RouteTable]
 	igws        store[InternetGateway]
 	instances   store[Instance]
+	interfaces  store[NetworkInterface]
 	addresses   store[Address]
 	natGateways store[NATGateway]
+	transits    store[TransitGateway]
+	transitVPCs store[TransitGatewayVPCAttachment]
+	groups      store[SecurityGroup]
 
-	terminated     []string              // instances, in that order
-	private        map[privateKey]string // owner of each private address that is in use
-	attachments    map[nat.AttachmentID]string
+	terminated     []string                    // instances, in that order
+	private        map[privateKey]string       // owner of each private address that is in use
+	attachments    map[nat.AttachmentID]string // the network interface of each number
 	lastAttachment nat.AttachmentID
 }
 
@@ -90,6 +96,7 @@ func New(cfg Config) (*Model, error) {
 	if cfg.CoolDown < 0 {
 		fault("CoolDown is %v; use 0 for the default of %v, or more", cfg.CoolDown, defaultCoolDown)
 	}
+	cfg.Quotas = cfg.Quotas.orDefault(fault)
 	for _, mtu := range []int{cfg.InsideMTU, cfg.OutsideMTU} {
 		if mtu != 0 && mtu < minMTU {
 			fault("an MTU is %d; use 0 for none, or at least %d", mtu, minMTU)

@@ -304,7 +304,7 @@ func TestAttachmentsAreNotUsedAgainSoon(t *testing.T) {
 		full.attachments[nat.AttachmentID(id)] = "i-0"
 	}
 	_, err := full.RunInstance(w.now, RunInstanceInput{SubnetID: w.private.ID})
-	if !errors.Is(err, InstanceLimitExceeded) {
+	if !errors.Is(err, InterfaceLimitExceeded) {
 		t.Errorf("with no number left: %v", err)
 	}
 }

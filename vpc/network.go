@@ -13,8 +13,11 @@ type VPC struct {
 	ID string
 	// CIDRs are its addresses; the first one is the primary. Those of two VPCs may overlap.
 	CIDRs []netip.Prefix
-	// MainRouteTableID is the route table of all subnets that are not associated with another.
-	MainRouteTableID string
+	// MainRouteTableID is the route table of all subnets that are not associated with another, MainAssociationID the
+	// association that makes it so.
+	MainRouteTableID, MainAssociationID string
+	// DefaultGroupID is the security group of network interfaces that name none.
+	DefaultGroupID string
 }
 
 // Subnet is a part of a VPC with one way out.
@@ -25,14 +28,22 @@ type Subnet struct {
 	MapPublicIPOnLaunch bool
 }
 
-// CreateVPC makes a VPC with a main route table. The CIDR has 16 to 28 bits and no public address of the region.
+// CreateVPC makes a VPC with a main route table and a default security group. The CIDR has 16 to 28 bits and no public
+// address of the region.
 func (m *Model) CreateVPC(cidr netip.Prefix) (VPC, error) {
 	if err := m.checkCIDR(cidr); err != nil {
 		return VPC{}, err
 	}
-	v := VPC{ID: m.newID("vpc"), CIDRs: []netip.Prefix{cidr.Masked()}, MainRouteTableID: m.newID("rtb")}
+	if err := bounded(len(m.vpcs.ids), 1, m.cfg.Quotas.VPCs, VPCLimitExceeded, "VPCs"); err != nil {
+		return VPC{}, err
+	}
+	v := VPC{
+		ID: m.newID("vpc"), CIDRs: []netip.Prefix{cidr.Masked()},
+		MainRouteTableID: m.newID("rtb"), MainAssociationID: m.newID("rtbassoc"),
+	}
+	m.tables.put(v.MainRouteTableID, RouteTable{ID: v.MainRouteTableID, VPCID: v.ID})
+	v.DefaultGroupID = m.addDefaultGroup(v.ID)
 	m.vpcs.put(v.ID, v)
-	m.tables.put(v.MainRouteTableID, RouteTable{ID: v.MainRouteTableID, VPCID: v.ID, Main: true})
 	return v.clone(), nil
 }
 
@@ -59,7 +70,33 @@ func (m *Model) AssociateVPCCIDRBlock(vpcID string, cidr netip.Prefix) (VPC, err
 			}
 		}
 	}
+	if err := bounded(len(v.CIDRs), 1, m.cfg.Quotas.CIDRs, CIDRLimitExceeded, "blocks"); err != nil {
+		return VPC{}, err
+	}
 	v.CIDRs = append(slices.Clone(v.CIDRs), cidr)
+	m.vpcs.put(v.ID, v)
+	return v.clone(), nil
+}
+
+// DisassociateVPCCIDRBlock takes a block from a VPC: not the primary one, and none with a subnet in it.
+func (m *Model) DisassociateVPCCIDRBlock(vpcID string, cidr netip.Prefix) (VPC, error) {
+	v, err := m.vpcs.find(vpcID, VPCNotFound)
+	if err != nil {
+		return VPC{}, err
+	}
+	i := slices.Index(v.CIDRs, cidr.Masked())
+	switch {
+	case i < 0:
+		return VPC{}, refuse(CIDRAssociationNotFound, "%v is no block of %s", cidr, v.ID)
+	case i == 0:
+		return VPC{}, refuse(OperationNotPermitted, "%v is the primary block of %s, which keeps it", cidr, v.ID)
+	}
+	for s := range m.subnets.all() {
+		if s.VPCID == v.ID && within(s.CIDR, v.CIDRs[i]) {
+			return VPC{}, refuse(DependencyViolation, "%v has the subnet %s; delete it first", cidr, s.ID)
+		}
+	}
+	v.CIDRs = slices.Delete(slices.Clone(v.CIDRs), i, i+1)
 	m.vpcs.put(v.ID, v)
 	return v.clone(), nil
 }
@@ -80,7 +117,8 @@ func (m *Model) checkCIDR(cidr netip.Prefix) error {
 	return nil
 }
 
-// DeleteVPC deletes a VPC that has no subnet, no internet gateway and no route table but its main one.
+// DeleteVPC deletes a VPC that has no subnet, no internet gateway, no attachment to a transit gateway, no route table but
+// its main one and no security group but its default one.
 func (m *Model) DeleteVPC(vpcID string) error {
 	v, err := m.vpcs.find(vpcID, VPCNotFound)
 	if err != nil {
@@ -92,13 +130,24 @@ func (m *Model) DeleteVPC(vpcID string) error {
 		}
 	}
 	for t := range m.tables.all() {
-		if t.VPCID == v.ID && !t.Main {
+		if t.VPCID == v.ID && t.ID != v.MainRouteTableID {
 			return refuse(DependencyViolation, "%s has the route table %s; delete it first", v.ID, t.ID)
 		}
 	}
 	if g, ok := m.attachedGateway(v.ID); ok {
 		return refuse(DependencyViolation, "%s has the internet gateway %s; detach it first", v.ID, g.ID)
 	}
+	for a := range m.transitVPCs.all() {
+		if a.VPCID == v.ID {
+			return refuse(DependencyViolation, "%s has the attachment %s to a transit gateway; delete it first", v.ID, a.ID)
+		}
+	}
+	for g := range m.groups.all() {
+		if g.VPCID == v.ID && g.ID != v.DefaultGroupID {
+			return refuse(DependencyViolation, "%s has the security group %s; delete it first", v.ID, g.ID)
+		}
+	}
+	m.groups.del(v.DefaultGroupID)
 	m.tables.del(v.MainRouteTableID)
 	m.vpcs.del(v.ID)
 	return nil
@@ -139,6 +188,10 @@ func (m *Model) CreateSubnet(in CreateSubnetInput) (Subnet, error) {
 			return Subnet{}, refuse(SubnetConflict, "%v overlaps %v of %s", cidr, s.CIDR, s.ID)
 		}
 	}
+	inVPC := count(&m.subnets, func(s Subnet) bool { return s.VPCID == v.ID })
+	if err := bounded(inVPC, 1, m.cfg.Quotas.Subnets, SubnetLimitExceeded, "subnets in the VPC"); err != nil {
+		return Subnet{}, err
+	}
 	s := Subnet{ID: m.newID("subnet"), VPCID: v.ID, CIDR: cidr, MapPublicIPOnLaunch: in.MapPublicIPOnLaunch}
 	m.subnets.put(s.ID, s)
 	return s, nil
@@ -155,17 +208,21 @@ func (m *Model) ModifySubnetAttribute(subnetID string, mapPublicIPOnLaunch bool)
 	return nil
 }
 
-// DeleteSubnet deletes a subnet that has no instance (terminated ones do not count) and no NAT gateway. An association
-// with a route table goes with it.
+// DeleteSubnet deletes a subnet that has no network interface, and so no instance, and no NAT gateway. An association with
+// a route table goes with it.
 func (m *Model) DeleteSubnet(subnetID string) error {
 	s, err := m.subnets.find(subnetID, SubnetNotFound)
 	if err != nil {
 		return err
 	}
-	for i := range m.instances.all() {
-		if i.SubnetID == s.ID && i.State != Terminated {
-			return refuse(DependencyViolation, "%s has the instance %s; terminate it first", s.ID, i.ID)
+	for n := range m.interfaces.all() {
+		if n.SubnetID != s.ID {
+			continue
 		}
+		if n.InstanceID != "" {
+			return refuse(DependencyViolation, "%s has the instance %s; terminate it first", s.ID, n.InstanceID)
+		}
+		return refuse(DependencyViolation, "%s has the network interface %s; delete it first", s.ID, n.ID)
 	}
 	for g := range m.natGateways.all() {
 		if g.SubnetID == s.ID {
@@ -185,30 +242,54 @@ func (m *Model) DescribeSubnets() []Subnet { return slices.Collect(m.subnets.all
 // reservedFirst is how many addresses at the start of a subnet nobody gets: network, router, resolver, one for the future.
 const reservedFirst = 4
 
-// pickPrivate is the address that a new owner in s gets: want, or, if that is not valid, the lowest free one.
-func (m *Model) pickPrivate(s Subnet, want netip.Addr) (netip.Addr, error) {
+// pickPrivates are the addresses that a new owner in s gets: each of wanted, the lowest free one for one that is not
+// valid, and count more of those.
+func (m *Model) pickPrivates(s Subnet, wanted []netip.Addr, count int) ([]netip.Addr, error) {
+	if count < 0 || count > m.cfg.Quotas.AddressesPerInterface {
+		return nil, refuse(PrivateIPAddressLimitExceeded, "%d more addresses; use 0 to %d", count, m.cfg.Quotas.AddressesPerInterface)
+	}
+	picked := make([]netip.Addr, len(wanted), len(wanted)+count)
+	for i, ip := range wanted { // before any is chosen
+		if !ip.IsValid() {
+			continue
+		}
+		if !s.usable(ip) {
+			return nil, refuse(InvalidParameterValue, "%v is reserved or not in %v", ip, s.CIDR)
+		}
+		if owner, ok := m.private[privateKey{s.VPCID, ip}]; ok {
+			return nil, refuse(IPAddressInUse, "%v belongs to %s", ip, owner)
+		}
+		if slices.Contains(picked, ip) {
+			return nil, refuse(InvalidParameterValue, "%v is named twice", ip)
+		}
+		picked[i] = ip
+	}
+	next := s.CIDR.Addr()
+	for i := range len(wanted) + count {
+		if i < len(wanted) && wanted[i].IsValid() {
+			continue
+		}
+		for ; !s.usable(next) || m.private[privateKey{s.VPCID, next}] != "" || slices.Contains(picked, next); next = next.Next() {
+			if !s.CIDR.Contains(next) {
+				return nil, refuse(InsufficientFreeAddresses, "%s (%v) has no free address", s.ID, s.CIDR)
+			}
+		}
+		if i < len(wanted) {
+			picked[i] = next
+		} else {
+			picked = append(picked, next)
+		}
+	}
+	return picked, nil
+}
+
+// usable reports whether an owner in s can have ip: the first addresses and the last one are reserved.
+func (s Subnet) usable(ip netip.Addr) bool {
 	first := s.CIDR.Addr()
 	for range reservedFirst {
 		first = first.Next()
 	}
-	usable := func(ip netip.Addr) bool { // the last address is reserved too
-		return s.CIDR.Contains(ip) && !ip.Less(first) && s.CIDR.Contains(ip.Next())
-	}
-	if want.IsValid() {
-		if !usable(want) {
-			return want, refuse(InvalidParameterValue, "%v is reserved or not in %v", want, s.CIDR)
-		}
-		if owner, ok := m.private[privateKey{s.VPCID, want}]; ok {
-			return want, refuse(IPAddressInUse, "%v belongs to %s", want, owner)
-		}
-		return want, nil
-	}
-	for ip := first; usable(ip); ip = ip.Next() {
-		if _, taken := m.private[privateKey{s.VPCID, ip}]; !taken {
-			return ip, nil
-		}
-	}
-	return netip.Addr{}, refuse(InsufficientFreeAddresses, "%s (%v) has no free address", s.ID, s.CIDR)
+	return s.CIDR.Contains(ip) && !ip.Less(first) && s.CIDR.Contains(ip.Next())
 }
 
 // within reports whether all of p is in q.

@@ -14,11 +14,12 @@ const OutsideAttachment nat.AttachmentID = 0
 
 // Policy compiles one VPC into the policy of its engine. (Addresses of VPCs may overlap, so each has its own engine.)
 //
-// Each running instance is an inside attachment, with its private address as the only source. An instance has a 1:1
-// mapping if it runs, has a public address, and its subnet has a route to the internet gateway: without that route a
-// public address neither sends nor receives. A NAT gateway is a pool with its id as the name; a route to it works for
-// destinations that the subnet of the gateway itself routes to the internet gateway. Public addresses that nobody uses,
-// or that an instance of this VPC has and cannot use, are Unlent: what arrives for them ends as nat.DropUnassigned.
+// Each network interface of a running instance is an inside attachment, with its private addresses as the only sources.
+// One of them has a 1:1 mapping if it has a public address and the subnet has a route to the internet gateway: without
+// that route a public address neither sends nor receives. A public NAT gateway is a pool with its id as the name; a route
+// to it works for destinations that the subnet of the gateway itself routes to the internet gateway. A route to a transit
+// gateway leads out, and in, untranslated. Public addresses that nobody uses, or that an interface of this VPC has and
+// cannot use, are Unlent: what arrives for them ends as nat.DropUnassigned.
 //
 // ICMP errors to instances come from the private address of the VPC's oldest NAT gateway, as in a traceroute through it;
 // in a VPC without one, from the router address, the second of the VPC.
@@ -39,17 +40,13 @@ func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
 		idle = append(idle, a.ip)
 	}
 	for g := range m.natGateways.all() {
-		if g.VPCID != v.ID {
+		if g.VPCID != v.ID || !hasPool(g) {
 			continue
 		}
 		if len(p.Pools) == 0 {
 			p.InsideRouter = g.Addresses[0].PrivateIP
 		}
-		pool := nat.Pool{Name: g.ID, Profile: nat.AWSProfile()}
-		for _, a := range g.Addresses {
-			pool.Addresses = append(pool.Addresses, a.PublicIP)
-		}
-		p.Pools = append(p.Pools, pool)
+		p.Pools = append(p.Pools, g.pool())
 	}
 	public := map[string]bool{} // subnets with a route to the internet gateway
 	for s := range m.subnets.all() {
@@ -61,22 +58,25 @@ func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
 			public[s.ID] = public[s.ID] || r.Static
 		}
 	}
-	for i := range m.instances.all() {
-		if i.VPCID != v.ID {
+	elastic := m.elasticIPs()
+	for n := range m.interfaces.all() {
+		if n.VPCID != v.ID {
 			continue
 		}
-		if i.State == Running {
-			p.Attachments = append(p.Attachments, nat.Attachment{
-				ID: i.Attachment, Side: nat.Inside, Router: true, MTU: m.cfg.InsideMTU,
-				Sources: []netip.Prefix{netip.PrefixFrom(i.PrivateIP, 32)},
-			})
+		n, runs := m.describeInterface(n, elastic), m.runs(n)
+		at := nat.Attachment{ID: n.Attachment, Side: nat.Inside, Router: true, MTU: m.cfg.InsideMTU}
+		for _, a := range n.Addresses {
+			at.Sources = append(at.Sources, netip.PrefixFrom(a.PrivateIP, 32))
+			switch {
+			case !a.PublicIP.IsValid():
+			case runs && public[n.SubnetID]:
+				p.Static = append(p.Static, nat.Static{Inside: a.PrivateIP, Outside: a.PublicIP})
+			default:
+				idle = append(idle, a.PublicIP)
+			}
 		}
-		switch {
-		case !i.PublicIP.IsValid():
-		case i.State == Running && public[i.SubnetID]:
-			p.Static = append(p.Static, nat.Static{Inside: i.PrivateIP, Outside: i.PublicIP})
-		default:
-			idle = append(idle, i.PublicIP)
+		if runs {
+			p.Attachments = append(p.Attachments, at)
 		}
 	}
 	for a := range m.addresses.all() {
@@ -115,11 +115,42 @@ func (m *Model) routes(s Subnet) []nat.Route {
 		case toNATGateway:
 			gateway := m.natGateways.byID[first.Target]
 			second, _ := m.tableOf(m.subnets.byID[gateway.SubnetID]).lookup(d)
-			if m.leads(s.VPCID, second) == toInternetGateway {
+			if hasPool(gateway) && m.leads(s.VPCID, second) == gateway.sendsTo() {
 				r.Pool = gateway.ID
 			}
+		case toTransitGateway:
+			r.Bypass = true
 		}
 		out = append(out, r)
 	}
 	return out
+}
+
+// hasPool reports whether a NAT gateway is a pool of the policy. Those of private ones are among the inside addresses,
+// which no pool may be: they let nothing through.
+func hasPool(g NATGateway) bool { return g.ConnectivityType == PublicNAT }
+
+// sendsTo is the kind of thing that a NAT gateway sends to; the rest it drops.
+func (g NATGateway) sendsTo() way {
+	if g.ConnectivityType == PrivateNAT {
+		return toTransitGateway
+	}
+	return toInternetGateway
+}
+
+// pool is what a NAT gateway translates to.
+func (g NATGateway) pool() nat.Pool {
+	p := nat.Pool{Name: g.ID, Profile: nat.AWSProfile()}
+	for _, a := range g.Addresses {
+		ip := a.PublicIP
+		if g.ConnectivityType == PrivateNAT {
+			ip = a.PrivateIP
+		}
+		if a.Draining() {
+			p.Draining = append(p.Draining, ip)
+		} else {
+			p.Addresses = append(p.Addresses, ip)
+		}
+	}
+	return p
 }

@@ -11,18 +11,18 @@ import (
 // RouteTable says where packets of its subnets go; the longest destination wins.
 type RouteTable struct {
 	ID, VPCID string
-	// Main marks the table of all subnets that are not associated with another.
+	// Main marks the table of all subnets that are not associated with another. In the store it is not set: the VPC says it.
 	Main bool
 	// Routes come in the order in which they were made. DescribeRouteTables puts the local ones first.
 	Routes []Route
-	// Associations are the subnets that use the table explicitly.
+	// Associations are the subnets that use the table explicitly. DescribeRouteTables puts that of the main table first.
 	Associations []RouteTableAssociation
 }
 
 // Route is one entry of a route table.
 type Route struct {
 	Destination netip.Prefix
-	// Target is the id of an internet gateway or a NAT gateway, or Local.
+	// Target is the id of an internet gateway, a NAT gateway or a transit gateway, or Local.
 	Target string
 	// State is filled in by DescribeRouteTables.
 	State RouteState
@@ -41,13 +41,20 @@ const (
 	RouteBlackhole RouteState = "blackhole"
 )
 
-// RouteTableAssociation is the use of a route table by a subnet.
-type RouteTableAssociation struct{ ID, SubnetID string }
+// RouteTableAssociation is the use of a route table: by a subnet, or, if Main is set, by all that have no other.
+type RouteTableAssociation struct {
+	ID, SubnetID string
+	Main         bool
+}
 
 // CreateRouteTable makes a table with the local routes alone.
 func (m *Model) CreateRouteTable(vpcID string) (RouteTable, error) {
 	v, err := m.vpcs.find(vpcID, VPCNotFound)
 	if err != nil {
+		return RouteTable{}, err
+	}
+	inVPC := count(&m.tables, func(t RouteTable) bool { return t.VPCID == v.ID })
+	if err := bounded(inVPC, 1, m.cfg.Quotas.RouteTables, RouteTableLimitExceeded, "route tables in the VPC"); err != nil {
 		return RouteTable{}, err
 	}
 	t := RouteTable{ID: m.newID("rtb"), VPCID: v.ID}
@@ -61,7 +68,7 @@ func (m *Model) DeleteRouteTable(routeTableID string) error {
 	switch {
 	case err != nil:
 		return err
-	case t.Main:
+	case m.vpcs.byID[t.VPCID].MainRouteTableID == t.ID:
 		return refuse(DependencyViolation, "%s is the main route table of %s", t.ID, t.VPCID)
 	case len(t.Associations) > 0:
 		return refuse(DependencyViolation, "%s is associated with %s; disassociate it first", t.ID, t.Associations[0].SubnetID)
@@ -90,17 +97,21 @@ func (m *Model) AssociateRouteTable(routeTableID, subnetID string) (RouteTableAs
 		}
 		return none, refuse(AlreadyAssociated, "%s uses %s; replace that association", s.ID, have.ID)
 	}
-	a := RouteTableAssociation{m.newID("rtbassoc"), s.ID}
+	a := RouteTableAssociation{ID: m.newID("rtbassoc"), SubnetID: s.ID}
 	m.tables.put(t.ID, t.withAssociation(a))
 	return a, nil
 }
 
-// ReplaceRouteTableAssociation moves the subnet of an association to another table of the VPC. The association gets a
-// new id.
+// ReplaceRouteTableAssociation moves the subnet of an association to another table of the VPC, or makes another table the
+// main one. The association gets a new id.
 func (m *Model) ReplaceRouteTableAssociation(associationID, routeTableID string) (RouteTableAssociation, error) {
 	none := RouteTableAssociation{}
+	v, isMain := m.mainAssociation(associationID)
 	from, i, ok := m.association(func(a RouteTableAssociation) bool { return a.ID == associationID })
-	if !ok {
+	switch {
+	case isMain:
+		from = m.tables.byID[v.MainRouteTableID]
+	case !ok:
 		return none, refuse(AssociationNotFound, "the ID %q does not exist", associationID)
 	}
 	to, err := m.tables.find(routeTableID, RouteTableNotFound)
@@ -110,7 +121,12 @@ func (m *Model) ReplaceRouteTableAssociation(associationID, routeTableID string)
 	if from.VPCID != to.VPCID {
 		return none, refuse(InvalidParameterValue, "%s and %s belong to different VPCs", from.ID, to.ID)
 	}
-	a := RouteTableAssociation{m.newID("rtbassoc"), from.Associations[i].SubnetID}
+	if isMain {
+		v.MainRouteTableID, v.MainAssociationID = to.ID, m.newID("rtbassoc")
+		m.vpcs.put(v.ID, v)
+		return RouteTableAssociation{ID: v.MainAssociationID, Main: true}, nil
+	}
+	a := RouteTableAssociation{ID: m.newID("rtbassoc"), SubnetID: from.Associations[i].SubnetID}
 	m.tables.put(from.ID, from.withoutAssociation(i))
 	to = m.tables.byID[to.ID] // it may be the same table
 	m.tables.put(to.ID, to.withAssociation(a))
@@ -120,6 +136,9 @@ func (m *Model) ReplaceRouteTableAssociation(associationID, routeTableID string)
 // DisassociateRouteTable makes the subnet of an association use the main table again.
 func (m *Model) DisassociateRouteTable(associationID string) error {
 	t, i, ok := m.association(func(a RouteTableAssociation) bool { return a.ID == associationID })
+	if v, isMain := m.mainAssociation(associationID); isMain {
+		return refuse(InvalidParameterValue, "%s makes %s the main table of %s; replace it instead", associationID, v.MainRouteTableID, v.ID)
+	}
 	if !ok {
 		return refuse(AssociationNotFound, "the ID %q does not exist", associationID)
 	}
@@ -127,8 +146,18 @@ func (m *Model) DisassociateRouteTable(associationID string) error {
 	return nil
 }
 
-// CreateRoute adds a route to an internet gateway or a NAT gateway of the VPC. The destination may contain addresses of
-// the VPC (the local routes are longer then) but not be a part of them.
+// mainAssociation is the VPC whose main table is so by this association.
+func (m *Model) mainAssociation(associationID string) (VPC, bool) {
+	for v := range m.vpcs.all() {
+		if v.MainAssociationID == associationID {
+			return v, true
+		}
+	}
+	return VPC{}, false
+}
+
+// CreateRoute adds a route to an internet gateway or a NAT gateway of the VPC, or to a transit gateway that it is attached
+// to. The destination may contain addresses of the VPC (the local routes are longer then) but not be a part of them.
 func (m *Model) CreateRoute(routeTableID string, destination netip.Prefix, target string) error {
 	t, i, err := m.checkRoute(routeTableID, destination, target)
 	if err != nil {
@@ -136,6 +165,9 @@ func (m *Model) CreateRoute(routeTableID string, destination netip.Prefix, targe
 	}
 	if i >= 0 {
 		return refuse(RouteAlreadyExists, "%s has a route to %v; replace it", t.ID, destination)
+	}
+	if err := bounded(len(t.Routes), 1, m.cfg.Quotas.Routes, RouteLimitExceeded, "routes in the table"); err != nil {
+		return err
 	}
 	t.Routes = append(slices.Clone(t.Routes), Route{Destination: destination.Masked(), Target: target})
 	m.tables.put(t.ID, t)
@@ -200,11 +232,19 @@ func (m *Model) checkRoute(routeTableID string, destination netip.Prefix, target
 			return t, 0, err
 		}
 		owner = g.VPCID
+	case strings.HasPrefix(target, "tgw-"):
+		g, err := m.transits.find(target, TransitGatewayNotFound)
+		if err != nil {
+			return t, 0, err
+		}
+		if m.isAttached(t.VPCID, g.ID) {
+			owner = t.VPCID
+		}
 	default:
-		return t, 0, refuse(GatewayNotFound, "%q is neither an internet gateway (igw-...) nor a NAT gateway (nat-...)", target)
+		return t, 0, refuse(GatewayNotFound, "%q is neither an internet gateway (igw-...) nor a NAT gateway (nat-...) nor a transit gateway (tgw-...)", target)
 	}
 	if owner != t.VPCID {
-		return t, 0, refuse(InvalidParameterValue, "%s is not in the VPC of %s", target, t.ID)
+		return t, 0, refuse(InvalidParameterValue, "%s is not in the VPC of %s, or not attached to it", target, t.ID)
 	}
 	return t, t.routeTo(destination), nil
 }
@@ -225,7 +265,12 @@ func (m *Model) describeTable(t RouteTable) RouteTable {
 		}
 		routes = append(routes, r)
 	}
-	t.Routes, t.Associations = routes, slices.Clone(t.Associations)
+	var associations []RouteTableAssociation
+	if v := m.vpcs.byID[t.VPCID]; v.MainRouteTableID == t.ID {
+		t.Main = true
+		associations = append(associations, RouteTableAssociation{ID: v.MainAssociationID, Main: true})
+	}
+	t.Routes, t.Associations = routes, append(associations, t.Associations...)
 	return t
 }
 
@@ -236,6 +281,7 @@ const (
 	nowhere way = iota
 	toInternetGateway
 	toNATGateway
+	toTransitGateway
 )
 
 // leads is where a route of a VPC goes today: its target may be gone, or detached.
@@ -245,6 +291,9 @@ func (m *Model) leads(vpcID string, r Route) way {
 	}
 	if _, ok := m.natGateways.byID[r.Target]; ok {
 		return toNATGateway
+	}
+	if m.isAttached(vpcID, r.Target) {
+		return toTransitGateway
 	}
 	return nowhere
 }

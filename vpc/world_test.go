@@ -20,7 +20,8 @@ func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // world is a VPC 10.0.0.0/16 with an internet gateway, a public subnet 10.0.1.0/24 that lends addresses, and a private
-// one, 10.0.2.0/24, on the main route table, which leads nowhere.
+// one, 10.0.2.0/24, on the main route table, which leads nowhere. Its instances are in a security group that allows
+// everything.
 type world struct {
 	*Model
 	t               *testing.T
@@ -29,6 +30,7 @@ type world struct {
 	igw             InternetGateway
 	public, private Subnet
 	outward         RouteTable // of the public subnet: everything to the internet gateway
+	open            SecurityGroup
 }
 
 // newWorld makes one with a pool of public addresses, whose books must agree at the end.
@@ -56,6 +58,8 @@ func newUncheckedWorld(t *testing.T, pool ...string) *world {
 	w.outward = must(m.CreateRouteTable(w.vpc.ID))(t)
 	must(m.AssociateRouteTable(w.outward.ID, w.public.ID))(t)
 	w.ok(m.CreateRoute(w.outward.ID, everything, w.igw.ID))
+	w.open = must(m.CreateSecurityGroup(w.vpc.ID, "open", "everything"))(t)
+	w.open = must(m.AuthorizeSecurityGroupIngress(w.open.ID, []SecurityGroupRule{{Protocol: AllProtocols, CIDR: everything}}))(t)
 	return w
 }
 
@@ -79,7 +83,11 @@ func (w *world) ok(err error) {
 
 func (w *world) run(s Subnet) Instance {
 	w.t.Helper()
-	return must(w.RunInstance(w.now, RunInstanceInput{SubnetID: s.ID}))(w.t)
+	in := RunInstanceInput{SubnetID: s.ID}
+	if s.VPCID == w.vpc.ID {
+		in.GroupIDs = []string{w.open.ID}
+	}
+	return must(w.RunInstance(w.now, in))(w.t)
 }
 
 func (w *world) allocate() Address {
