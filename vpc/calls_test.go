@@ -60,6 +60,50 @@ func cidr(t *rapid.T, label string) netip.Prefix {
 	return netip.PrefixFrom(addr(ip), rapid.SampledFrom([]int{0, 8, 15, 16, 20, 24, 25, 28, 29, 32}).Draw(t, label+" bits"))
 }
 
+// some are up to three of those that exist, or of none.
+func some(t *rapid.T, label string, ids []string) (out []string) {
+	for range rapid.IntRange(0, 3).Draw(t, label+"s") {
+		out = append(out, id(t, label, ids))
+	}
+	return out
+}
+
+// host is an address among few, or none; hosts are some.
+func host(t *rapid.T) netip.Addr {
+	ip := rapid.SampledFrom([]string{"", "10.0.1.4", "10.0.1.5", "10.0.1.6", "10.0.1.7", "10.0.1.200", "10.0.0.1"}).Draw(t, "ip")
+	if ip == "" {
+		return netip.Addr{}
+	}
+	return addr(ip)
+}
+
+func hosts(t *rapid.T) (out []netip.Addr) {
+	for range rapid.IntRange(0, 2).Draw(t, "ips") {
+		out = append(out, host(t))
+	}
+	return out
+}
+
+func drain(t *rapid.T) time.Duration {
+	return rapid.SampledFrom([]time.Duration{0, -1, time.Second, time.Minute, 4001 * time.Second}).Draw(t, "drain")
+}
+
+func someRules(t *rapid.T, groups []string) (out []SecurityGroupRule) {
+	for range rapid.IntRange(0, 2).Draw(t, "rules") {
+		r := SecurityGroupRule{
+			Protocol: rapid.SampledFrom([]int{-2, -1, 1, 6, 17, 47}).Draw(t, "protocol"),
+			FromPort: rapid.IntRange(-1, 2).Draw(t, "from"), ToPort: rapid.SampledFrom([]int{-1, 2, 65535}).Draw(t, "to"),
+		}
+		if rapid.Bool().Draw(t, "by group") {
+			r.GroupID = id(t, "peer", groups)
+		} else {
+			r.CIDR = cidr(t, "peer")
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // both makes a call on both models: they give the same answer, and an error leaves no trace and has a code.
 func (c *caller) both(t *rapid.T, call func(*Model) error) {
 	before := c.one.snapshot()
@@ -100,8 +144,17 @@ func (c *caller) sound(t *rapid.T) {
 			use(s.Outside, v.ID)
 		}
 		for _, q := range p.Pools {
-			for _, ip := range q.Addresses {
+			for _, ip := range slices.Concat(q.Addresses, q.Draining) {
 				use(ip, v.ID)
+			}
+		}
+		r, err := c.one.Restrictions(v.ID)
+		fatal(t, err)
+		for _, r := range r {
+			for _, a := range slices.Concat(r.In, r.Out) {
+				if len(r.Hosts) == 0 || len(a.Remotes) == 0 || a.PortMin > a.PortMax {
+					t.Fatalf("%+v allows nobody anything, or is about nobody", r)
+				}
 			}
 		}
 		for _, a := range p.Attachments[1:] {
@@ -120,7 +173,14 @@ func (c *caller) call(t *rapid.T) {
 	now := c.now
 	v, s, table := m.vpcs.ids, m.subnets.ids, m.tables.ids
 	igw, ngw, inst, eip := m.igws.ids, m.natGateways.ids, m.instances.ids, m.addresses.ids
-	var routeAssociations, addressAssociations []string
+	eni, tgw, groups := m.interfaces.ids, m.transits.ids, m.groups.ids
+	var routeAssociations, addressAssociations, attachments []string
+	for v := range m.vpcs.all() {
+		routeAssociations = append(routeAssociations, v.MainAssociationID)
+	}
+	for n := range m.interfaces.all() {
+		attachments = append(attachments, n.AttachmentID)
+	}
 	for rt := range m.tables.all() {
 		for _, a := range rt.Associations {
 			routeAssociations = append(routeAssociations, a.ID)
@@ -176,11 +236,11 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.DisassociateRouteTable(a) }
 		},
 		func() call {
-			table, p, target := id(t, "table", table), cidr(t, "destination"), id(t, "target", igw, ngw)
+			table, p, target := id(t, "table", table), cidr(t, "destination"), id(t, "target", igw, ngw, tgw)
 			return func(m *Model) error { return m.CreateRoute(table, p, target) }
 		},
 		func() call {
-			table, p, target := id(t, "table", table), cidr(t, "destination"), id(t, "target", igw, ngw)
+			table, p, target := id(t, "table", table), cidr(t, "destination"), id(t, "target", igw, ngw, tgw)
 			return func(m *Model) error { return m.ReplaceRoute(table, p, target) }
 		},
 		func() call {
@@ -203,7 +263,7 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.DeleteInternetGateway(g) }
 		},
 		func() call {
-			in := RunInstanceInput{SubnetID: id(t, "subnet", s)}
+			in := RunInstanceInput{SubnetID: id(t, "subnet", s), PrivateIP: host(t), GroupIDs: some(t, "group", groups)}
 			return func(m *Model) error { return second(m.RunInstance(now, in)) }
 		},
 		func() call {
@@ -226,7 +286,14 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.ReleaseAddress(now, a) }
 		},
 		func() call {
-			in := AssociateAddressInput{AllocationID: id(t, "allocation", eip), InstanceID: id(t, "instance", inst), NoReassociation: rapid.Bool().Draw(t, "stay")}
+			in := AssociateAddressInput{
+				AllocationID: id(t, "allocation", eip), PrivateIP: host(t), NoReassociation: rapid.Bool().Draw(t, "stay"),
+			}
+			if rapid.Bool().Draw(t, "by instance") {
+				in.InstanceID = id(t, "instance", inst)
+			} else {
+				in.NetworkInterfaceID = id(t, "interface", eni)
+			}
 			return func(m *Model) error { return second(m.AssociateAddress(now, in)) }
 		},
 		func() call {
@@ -234,7 +301,12 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.DisassociateAddress(now, a) }
 		},
 		func() call {
-			in := CreateNATGatewayInput{SubnetID: id(t, "subnet", s), AllocationID: id(t, "allocation", eip)}
+			in := CreateNATGatewayInput{SubnetID: id(t, "subnet", s), PrivateIP: host(t)}
+			if rapid.Bool().Draw(t, "private") {
+				in.ConnectivityType = PrivateNAT
+			} else {
+				in.AllocationID, in.SecondaryAllocationIDs = id(t, "allocation", eip), some(t, "more", eip)
+			}
 			return func(m *Model) error { return second(m.CreateNATGateway(in)) }
 		},
 		func() call {
@@ -242,6 +314,92 @@ func (c *caller) call(t *rapid.T) {
 			return func(m *Model) error { return m.DeleteNATGateway(g) }
 		},
 	}
+	calls = append(calls,
+		func() call {
+			id, p := id(t, "vpc", v), cidr(t, "cidr")
+			return func(m *Model) error { return second(m.DisassociateVPCCIDRBlock(id, p)) }
+		},
+		func() call {
+			in := CreateNetworkInterfaceInput{
+				SubnetID: id(t, "subnet", s), GroupIDs: some(t, "group", groups), SecondaryCount: rapid.IntRange(0, 2).Draw(t, "more"),
+			}
+			return func(m *Model) error { return second(m.CreateNetworkInterface(in)) }
+		},
+		func() call {
+			in := AttachNetworkInterfaceInput{id(t, "interface", eni), id(t, "instance", inst), rapid.IntRange(-1, 3).Draw(t, "place")}
+			return func(m *Model) error { return second(m.AttachNetworkInterface(in)) }
+		},
+		func() call {
+			a := id(t, "attachment", attachments)
+			return func(m *Model) error { return m.DetachNetworkInterface(a) }
+		},
+		func() call {
+			n := id(t, "interface", eni)
+			return func(m *Model) error { return m.DeleteNetworkInterface(n) }
+		},
+		func() call {
+			n, ips, more := id(t, "interface", eni), hosts(t), rapid.IntRange(0, 2).Draw(t, "more")
+			return func(m *Model) error { return second(m.AssignPrivateIPAddresses(n, ips, more)) }
+		},
+		func() call {
+			n, ips := id(t, "interface", eni), hosts(t)
+			return func(m *Model) error { return m.UnassignPrivateIPAddresses(n, ips) }
+		},
+		func() call {
+			n, groups := id(t, "interface", eni), some(t, "group", groups)
+			return func(m *Model) error { return m.ModifyNetworkInterfaceAttribute(n, groups) }
+		},
+		func() call {
+			g, a, ips := id(t, "gateway", ngw), some(t, "allocation", eip), hosts(t)
+			return func(m *Model) error { return second(m.AssociateNATGatewayAddress(g, a, ips)) }
+		},
+		func() call {
+			g, a, d := id(t, "gateway", ngw), some(t, "association", addressAssociations), drain(t)
+			return func(m *Model) error { return second(m.DisassociateNATGatewayAddress(now, g, a, d)) }
+		},
+		func() call {
+			g, ips := id(t, "gateway", ngw), hosts(t)
+			return func(m *Model) error { return second(m.AssignPrivateNATGatewayAddress(g, ips)) }
+		},
+		func() call {
+			g, ips, d := id(t, "gateway", ngw), hosts(t), drain(t)
+			return func(m *Model) error { return second(m.UnassignPrivateNATGatewayAddress(now, g, ips, d)) }
+		},
+		func() call {
+			return func(m *Model) error { m.Advance(now); return nil }
+		},
+		func() call {
+			return func(m *Model) error { m.CreateTransitGateway(); return nil }
+		},
+		func() call {
+			g := id(t, "transit", tgw)
+			return func(m *Model) error { return m.DeleteTransitGateway(g) }
+		},
+		func() call {
+			g, v := id(t, "transit", tgw), id(t, "vpc", v)
+			return func(m *Model) error { return second(m.CreateTransitGatewayVPCAttachment(g, v)) }
+		},
+		func() call {
+			a := id(t, "attachment", m.transitVPCs.ids)
+			return func(m *Model) error { return m.DeleteTransitGatewayVPCAttachment(a) }
+		},
+		func() call {
+			v, name := id(t, "vpc", v), rapid.SampledFrom([]string{"web", "db", "default", ""}).Draw(t, "name")
+			return func(m *Model) error { return second(m.CreateSecurityGroup(v, name, "of a test")) }
+		},
+		func() call {
+			g := id(t, "group", groups)
+			return func(m *Model) error { return m.DeleteSecurityGroup(g) }
+		},
+		func() call {
+			g, rules, way := id(t, "group", groups), someRules(t, groups), rapid.IntRange(0, 3).Draw(t, "way")
+			return func(m *Model) error {
+				return second([]func(string, []SecurityGroupRule) (SecurityGroup, error){
+					m.AuthorizeSecurityGroupIngress, m.AuthorizeSecurityGroupEgress, m.RevokeSecurityGroupIngress, m.RevokeSecurityGroupEgress,
+				}[way](g, rules))
+			}
+		},
+	)
 	c.both(t, rapid.SampledFrom(calls).Draw(t, "call")())
 }
 
