@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vpc
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func (w *world) group(name string) SecurityGroup {
+	w.t.Helper()
+	return must(w.CreateSecurityGroup(w.vpc.ID, name, "of a test"))(w.t)
+}
+
+func (w *world) restrictions() []Restriction {
+	w.t.Helper()
+	return must(w.Restrictions(w.vpc.ID))(w.t)
+}
+
+// ports is a rule for TCP from a prefix.
+func ports(from, to int, peer string) SecurityGroupRule {
+	return SecurityGroupRule{Protocol: 6, FromPort: from, ToPort: to, CIDR: prefix(peer)}
+}
+
+func TestSecurityGroupDefault(t *testing.T) {
+	w := newWorld(t, "198.51.100.0/28")
+	run := func() Instance {
+		return must(w.RunInstance(w.now, RunInstanceInput{SubnetID: w.private.ID}))(t)
+	}
+	a, b := run(), run()
+	equal(t, "group", w.networkInterface(a.NetworkInterfaceID).GroupIDs[0], w.vpc.DefaultGroupID)
+	w.secondary(b)
+	w.run(w.public) // in the open group, which costs nothing
+	everybody := []Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{everything}}}
+	oneAnother := []Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{prefix("10.0.2.4/31"), prefix("10.0.2.6/32")}}}
+	sameAs(t, "restrictions", w.restrictions(), []Restriction{
+		{Name: a.NetworkInterfaceID, Hosts: []netip.Addr{a.PrivateIP}, In: oneAnother, Out: everybody},
+		{Name: b.NetworkInterfaceID, Hosts: []netip.Addr{b.PrivateIP, addr("10.0.2.6")}, In: oneAnother, Out: everybody},
+	})
+	must(w.StopInstance(w.now, a.ID))(t)
+	must(w.TerminateInstance(w.now, b.ID))(t)
+	equal(t, "of hosts that do not run", len(w.restrictions()), 0)
+}
+
+func TestSecurityGroupRules(t *testing.T) {
+	w := newWorld(t, "198.51.100.0/28")
+	web, db, nobody := w.group("web"), w.group("db"), w.group("nobody")
+	must(w.AuthorizeSecurityGroupIngress(web.ID, []SecurityGroupRule{
+		ports(80, 80, "0.0.0.0/0"), ports(443, 443, "0.0.0.0/0"), ports(22, 22, "10.0.9.7/16"),
+		{Protocol: 1, FromPort: 8, ToPort: AnyICMP, CIDR: everything}, {Protocol: 1, FromPort: 3, ToPort: 4, CIDR: everything},
+		{Protocol: 1, FromPort: AnyICMP, ToPort: AnyICMP, CIDR: prefix("10.0.0.0/16")},
+		{Protocol: 50, FromPort: 7, ToPort: 9, CIDR: prefix("192.0.2.1/32")},
+	}))(t)
+	must(w.AuthorizeSecurityGroupIngress(db.ID, []SecurityGroupRule{
+		{Protocol: 6, FromPort: 5432, ToPort: 5433, GroupID: web.ID}, {Protocol: 17, FromPort: 0, ToPort: 65535, GroupID: nobody.ID},
+		ports(5432, 5433, "10.0.1.7/32"),
+	}))(t)
+	must(w.RevokeSecurityGroupEgress(db.ID, []SecurityGroupRule{{Protocol: AllProtocols, CIDR: everything}}))(t)
+
+	a, b := w.run(w.public), w.run(w.private)
+	w.ok(w.ModifyNetworkInterfaceAttribute(a.NetworkInterfaceID, []string{web.ID, web.ID}))
+	w.ok(w.ModifyNetworkInterfaceAttribute(b.NetworkInterfaceID, []string{db.ID}))
+	all := []netip.Prefix{everything}
+	sameAs(t, "restrictions", w.restrictions(), []Restriction{
+		{
+			Name: a.NetworkInterfaceID, Hosts: []netip.Addr{a.PrivateIP},
+			In: []Allow{
+				{6, 80, 80, all}, {6, 443, 443, all}, {6, 22, 22, []netip.Prefix{prefix("10.0.0.0/16")}},
+				{1, 0x800, 0x8ff, all}, {1, 0x304, 0x304, all}, {1, 0, 65535, []netip.Prefix{prefix("10.0.0.0/16")}},
+				{50, 0, 65535, []netip.Prefix{prefix("192.0.2.1/32")}},
+			},
+			Out: []Allow{{-1, 0, 65535, all}},
+		},
+		{
+			Name: b.NetworkInterfaceID, Hosts: []netip.Addr{b.PrivateIP},
+			In: []Allow{{6, 5432, 5433, []netip.Prefix{prefix("10.0.1.4/32"), prefix("10.0.1.7/32")}}},
+		},
+	})
+
+	// What one group of an interface allows, the others do not take away.
+	w.ok(w.ModifyNetworkInterfaceAttribute(b.NetworkInterfaceID, []string{db.ID, w.open.ID}))
+	equal(t, "with the open group", len(w.restrictions()), 1)
+	g := must(w.RevokeSecurityGroupIngress(web.ID, []SecurityGroupRule{ports(443, 443, "0.0.0.0/0"), {Protocol: 50, CIDR: prefix("192.0.2.1/32")}}))(t)
+	equal(t, "rules left", len(g.Ingress), 5)
+	equal(t, "allows left", len(w.restrictions()[0].In), 5)
+	if _, err := w.Restrictions("vpc-0"); err == nil {
+		t.Error("no VPC, and no error")
+	}
+}
+
+func TestSecurityGroupRefused(t *testing.T) {
+	w := newWorld(t, "198.51.100.0/28")
+	g, named := w.group("web"), w.group("named")
+	rule := ports(80, 80, "0.0.0.0/0")
+	must(w.AuthorizeSecurityGroupIngress(g.ID, []SecurityGroupRule{rule, {Protocol: 6, ToPort: 9, GroupID: named.ID}}))(t)
+	i := w.run(w.public)
+	member := w.group("member")
+	w.ok(w.ModifyNetworkInterfaceAttribute(i.NetworkInterfaceID, []string{member.ID}))
+	other := must(w.CreateVPC(prefix("10.0.0.0/16")))(t)
+
+	create := func(v, name, description string) func() error {
+		return func() error { return second(w.CreateSecurityGroup(v, name, description)) }
+	}
+	authorize := func(rules ...SecurityGroupRule) func() error {
+		return func() error { return second(w.AuthorizeSecurityGroupIngress(g.ID, rules)) }
+	}
+	one := func(change func(*SecurityGroupRule)) func() error {
+		r := ports(22, 22, "0.0.0.0/0")
+		change(&r)
+		return authorize(ports(99, 99, "0.0.0.0/0"), r) // of which none is added
+	}
+	remove := func(id string) func() error { return func() error { return w.DeleteSecurityGroup(id) } }
+	for _, c := range []struct {
+		name string
+		want Code
+		call func() error
+	}{
+		{"create in no VPC", VPCNotFound, create("vpc-0", "a", "b")},
+		{"create without a name", MissingParameter, create(w.vpc.ID, "", "b")},
+		{"create without a description", MissingParameter, create(w.vpc.ID, "a", "")},
+		{"create another default", InvalidParameterValue, create(w.vpc.ID, "default", "b")},
+		{"create with the name of an id", InvalidParameterValue, create(w.vpc.ID, "sg-1", "b")},
+		{"create twice", GroupDuplicate, create(w.vpc.ID, "web", "b")},
+		{"delete nothing", GroupNotFound, remove("sg-0")},
+		{"delete the default", CannotDelete, remove(w.vpc.DefaultGroupID)},
+		{"delete one in use", DependencyViolation, remove(member.ID)},
+		{"delete one that a rule names", DependencyViolation, remove(named.ID)},
+		{"authorize for nothing", GroupNotFound, func() error { return second(w.AuthorizeSecurityGroupEgress("sg-0", []SecurityGroupRule{rule})) }},
+		{"authorize nothing", MissingParameter, authorize()},
+		{"authorize twice", PermissionDuplicate, authorize(rule)},
+		{"authorize twice at once", PermissionDuplicate, authorize(ports(1, 1, "0.0.0.0/0"), ports(1, 1, "0.0.0.0/0"))},
+		{"a port too high", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.ToPort = 65536 })},
+		{"a port below", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.FromPort = -1 })},
+		{"ports the wrong way round", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.FromPort = 23 })},
+		{"a protocol too high", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.Protocol = 256 })},
+		{"a protocol below", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.Protocol = -2 })},
+		{"an ICMP code without a type", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.Protocol, r.FromPort = 1, AnyICMP })},
+		{"an ICMP type too high", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.Protocol, r.FromPort = 1, 256 })},
+		{"nobody", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.CIDR = netip.Prefix{} })},
+		{"two peers", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.GroupID = g.ID })},
+		{"IPv6", InvalidParameterValue, one(func(r *SecurityGroupRule) { r.CIDR = prefix("::/0") })},
+		{"no such group", GroupNotFound, one(func(r *SecurityGroupRule) { r.CIDR, r.GroupID = netip.Prefix{}, "sg-0" })},
+		{"another VPC's group", GroupNotFound, one(func(r *SecurityGroupRule) { r.CIDR, r.GroupID = netip.Prefix{}, other.DefaultGroupID })},
+		{"revoke what is not there", PermissionNotFound, func() error {
+			return second(w.RevokeSecurityGroupIngress(g.ID, []SecurityGroupRule{rule, rule}))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sub := *w
+			sub.t = t
+			sub.refused(c.want, c.call)
+		})
+	}
+	itself := must(w.AuthorizeSecurityGroupEgress(named.ID, []SecurityGroupRule{{Protocol: 6, ToPort: 1, GroupID: named.ID}}))(t)
+	must(w.RevokeSecurityGroupIngress(g.ID, []SecurityGroupRule{{Protocol: 6, ToPort: 9, GroupID: named.ID}}))(t)
+	w.ok(w.DeleteSecurityGroup(itself.ID)) // only its own rule names it
+}
