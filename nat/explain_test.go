@@ -149,6 +149,27 @@ func TestExplainJSON(t *testing.T) {
 	if string(b) != want {
 		t.Errorf("\n%s, want\n%s", b, want)
 	}
+	var back nat.Explanation
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := json.Marshal(back); err != nil || string(again) != want {
+		t.Errorf("read and written again, it is\n%s, %v", again, err)
+	}
+}
+
+// TestVerdictText: a verdict comes back from its name.
+func TestVerdictText(t *testing.T) {
+	for v := range nat.Verdict(nat.NumVerdicts) {
+		b, err := v.MarshalText()
+		var back nat.Verdict
+		if err != nil || back.UnmarshalText(b) != nil || back != v {
+			t.Errorf("%d: %s, %v, is %d", v, b, err, back)
+		}
+	}
+	if err := new(nat.Verdict).UnmarshalText([]byte("invalid")); err == nil {
+		t.Error("a name of no verdict")
+	}
 }
 
 // TestExplainHairpinIntoFullTable: the second session of a hairpin is judged as if the first had been made.

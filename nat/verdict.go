@@ -2,6 +2,8 @@
 
 package nat
 
+import "fmt"
+
 // Verdict is what became of a packet: the decision, its reason, the index of its counter and its text in one.
 type Verdict uint8
 
@@ -192,6 +194,17 @@ func (v Verdict) String() string {
 
 // MarshalText is String, so that a Verdict is its name in JSON.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText takes what MarshalText gives.
+func (v *Verdict) UnmarshalText(b []byte) error {
+	for i := range verdictInfo {
+		if verdictInfo[i].name == string(b) {
+			*v = Verdict(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("nat: no verdict is called %q", b)
+}
 
 // Text is a short description for people.
 func (v Verdict) Text() string {
