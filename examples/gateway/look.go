@@ -115,16 +115,22 @@ Examples:
 
 // filter are the parameters of the request.
 func (c *flowsCmd) filter() url.Values {
-	q := url.Values{}
-	for name, v := range map[string]string{"proto": c.Proto, "orig-src": c.OrigSrc, "orig-dst": c.OrigDst, "reply-src": c.ReplySrc,
-		"reply-dst": c.ReplyDst, "sport": c.Sport, "dport": c.Dport, "state": c.State} {
-		if v != "" {
-			q.Set(name, v)
-		}
-	}
+	q := given(map[string]string{"proto": c.Proto, "orig-src": c.OrigSrc, "orig-dst": c.OrigDst, "reply-src": c.ReplySrc,
+		"reply-dst": c.ReplyDst, "sport": c.Sport, "dport": c.Dport, "state": c.State})
 	for name, v := range map[string]natFlag{"src-nat": c.SrcNat, "dst-nat": c.DstNat} {
 		if v.set {
 			q.Set(name, v.value)
+		}
+	}
+	return q
+}
+
+// given are the parameters that have a value.
+func given(all map[string]string) url.Values {
+	q := url.Values{}
+	for name, v := range all {
+		if v != "" {
+			q.Set(name, v)
 		}
 	}
 	return q
@@ -225,6 +231,51 @@ func (c *portsCmd) Run(out io.Writer) error {
 			return err
 		}
 		return c.write(out, &p)
+	})
+}
+
+type explainCmd struct {
+	remote
+	format
+	Proto string `short:"p" placeholder:"PROTO" help:"tcp, udp or icmp."`
+	Src   string `short:"s" placeholder:"ADDR" help:"Source address."`
+	Dst   string `short:"d" placeholder:"ADDR" help:"Destination address."`
+	Sport string `placeholder:"PORT" help:"Source port; of icmp, which is an echo request, the identifier."`
+	Dport string `placeholder:"PORT" help:"Destination port."`
+	Flags string `placeholder:"FLAGS" help:"Of tcp: letters of FSRPAU, such as S, SA or A; by default S."`
+	Size  string `placeholder:"N" help:"Length of the packet in bytes; by default its headers alone."`
+	Hex   string `placeholder:"BYTES" help:"The whole packet in hex, from its IPv4 header on, instead of the above."`
+	From  string `placeholder:"SIDE" help:"inside or outside, where it comes from; by default the side that its source belongs to."`
+}
+
+// Help is what --help adds.
+func (*explainCmd) Help() string {
+	return `What would become of a packet that came now, and why: the lines of the policy that it meets, its session, what is rewritten, the verdict.
+Nothing is sent, and nothing changes in the gateway.
+
+Examples:
+  gateway explain -p tcp -s 10.0.1.10 --sport 40000 -d 203.0.113.9 --dport 443
+  gateway explain -p tcp -s 198.51.100.7 --sport 443 -d 203.0.113.1 --dport 50000 --flags SA -o json | jq -r .reason
+  gateway explain --hex "4500 001c 0000 0000 4001 459d 0a00 010a c633 6407 0800 f7f7 0007 0001" --from inside`
+}
+
+// question are the parameters of the request.
+func (c *explainCmd) question() url.Values {
+	return given(map[string]string{"proto": c.Proto, "src": c.Src, "dst": c.Dst, "sport": c.Sport, "dport": c.Dport,
+		"flags": c.Flags, "size": c.Size, "hex": c.Hex, "from": c.From})
+}
+
+func (c *explainCmd) Run(out io.Writer) error {
+	q := c.question()
+	if _, err := control.ParseQuestion(q); err != nil { // a question that is none needs no gateway
+		return usageError{err}
+	}
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		x, err := client.Explain(ctx, q)
+		if err != nil {
+			return err
+		}
+		return c.write(out, &x)
 	})
 }
 

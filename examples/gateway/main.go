@@ -34,6 +34,7 @@ Examples:
   gateway check --config gateway.yaml
   gateway doctor --config gateway.yaml
   gateway stats; gateway flows -p tcp --dport 443; gateway ports
+  gateway explain -p tcp -s 10.0.1.10 --sport 40000 -d 203.0.113.9 --dport 443
   gateway reload --dry-run
 
 Exit codes: 0 as asked, 1 failed while running (doctor: found something), 2 bad usage, configuration or input,
@@ -86,6 +87,7 @@ type cli struct {
 	Flows       flowsCmd         `cmd:"" help:"Show the sessions of the gateway that runs, as conntrack -L does."`
 	Stats       statsCmd         `cmd:"" help:"Show its counters, and why packets were dropped."`
 	Ports       portsCmd         `cmd:"" help:"Show how full its public addresses are."`
+	Explain     explainCmd       `cmd:"" help:"Say what would become of a packet, and why; nothing changes."`
 	Reload      reloadCmd        `cmd:"" help:"Have it read its configuration again."`
 	Teardown    teardownCmd      `cmd:"" help:"Remove the guard that a stopped gateway leaves, and say what that makes possible."`
 	Doctor      doctorCmd        `cmd:"" help:"Look for what gets in the way of the gateway on this machine."`

@@ -46,6 +46,11 @@ func TestCommands(t *testing.T) {
 		{"an address of -n", []string{"flows", "-n", "203.0.113.1", "--socket", nobody}, 1, "", "no gateway runs"},
 		{"unknown format", []string{"stats", "-o", "xml"}, 2, "", "--output must be one of"},
 		{"reload of nobody", []string{"reload", "--dry-run", "--socket", nobody}, 1, "", "no gateway runs"},
+		{"help of explain", []string{"explain", "--help"}, 0, "--hex=BYTES", ""},
+		{"explain of nobody", strings.Fields("explain -p tcp -s 10.0.1.10 --sport 1 -d 203.0.113.9 --dport 443 --socket " + nobody), 1, "", "no gateway runs"},
+		{"explain of nothing", []string{"explain", "--socket", nobody}, 2, "", "gateway: missing: proto, src, dst, sport, dport; or the whole packet as hex\n"},
+		{"explain of nonsense", []string{"explain", "--hex", "xyz", "--socket", nobody}, 2, "", `gateway: hex: "xyz": write the bytes of an IPv4 packet`},
+		{"explain with an argument", []string{"explain", "17", "--socket", nobody}, 2, "", "unexpected argument 17"},
 		{"print-config", append([]string{"print-config"}, plain...), 0, "tcp_established: 7440s\n", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

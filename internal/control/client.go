@@ -168,6 +168,11 @@ func (c *Client) Reload(ctx context.Context, dry bool) (Reload, error) {
 	return one[Reload](ctx, c, http.MethodPost, "/v1/reload", url.Values{"dry_run": {strconv.FormatBool(dry)}})
 }
 
+// Explain asks about the packet that the parameters describe; see ParseQuestion.
+func (c *Client) Explain(ctx context.Context, question url.Values) (Explanation, error) {
+	return one[Explanation](ctx, c, http.MethodGet, "/v1/explain", question)
+}
+
 // Flows calls f with each session that the parameters choose; see ParseFilter.
 func (c *Client) Flows(ctx context.Context, filter url.Values, f func(*Flow) error) error {
 	return each(ctx, c, "/v1/flows", filter, f)

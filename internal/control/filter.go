@@ -60,24 +60,26 @@ var parameters = map[string]func(*Filter, string) error{
 }
 
 // ParseFilter reads the parameters of a request. The error names all that are wrong.
-func ParseFilter(q url.Values) (Filter, error) {
-	var f Filter
+func ParseFilter(q url.Values) (f Filter, err error) { return f, parse(q, parameters, &f) }
+
+// parse has each parameter of q set what it is about in to.
+func parse[T any](q url.Values, known map[string]func(*T, string) error, to *T) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(q)) {
-		parse, ok := parameters[name]
+		set, ok := known[name]
 		switch {
 		case !ok:
 			errs = append(errs, fmt.Errorf("%s is no parameter: there are %s", name,
-				strings.Join(slices.Sorted(maps.Keys(parameters)), ", ")))
+				strings.Join(slices.Sorted(maps.Keys(known)), ", ")))
 		case len(q[name]) != 1:
 			errs = append(errs, fmt.Errorf("%s is given %d times: once is enough", name, len(q[name])))
 		default:
-			if err := parse(&f, q[name][0]); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %q: %w", name, q[name][0], err))
+			if err := set(to, q[name][0]); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %.80q: %w", name, q[name][0], err))
 			}
 		}
 	}
-	return f, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 func parsePrefix(s string, to *netip.Prefix) (err error) {

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +33,7 @@ type controller struct {
 	r       *reloader
 	version string
 	started time.Time
-	passes  chan struct{} // full while as many go through the sessions as may
+	passes  chan struct{} // full while as many look at the sessions as may
 	hub     hub
 	closing chan struct{} // closed when those who watch are to go
 }
@@ -47,9 +49,10 @@ func (c *controller) handler() http.Handler {
 	mux.HandleFunc("GET /v1/events", c.events)
 	mux.HandleFunc("GET /v1/stats", c.stats)
 	mux.HandleFunc("GET /v1/ports", c.ports)
+	mux.HandleFunc("GET /v1/explain", c.explain)
 	mux.HandleFunc("POST /v1/reload", c.reload)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats and /v1/ports, and POST /v1/reload", r.Method, r.URL.Path))
+		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats, /v1/ports and /v1/explain, and POST /v1/reload", r.Method, r.URL.Path))
 	})
 	return mux
 }
@@ -138,13 +141,13 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// pass lets one more go through the sessions, or answers that there are too many already.
+// pass lets one more look at the sessions, or answers that there are too many already.
 func (c *controller) pass(w http.ResponseWriter) (done func(), ok bool) {
 	select {
 	case c.passes <- struct{}{}:
 		return func() { <-c.passes }, true
 	default:
-		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others go through the sessions at the moment: try again", control.MaxPasses))
+		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others look at the sessions at the moment: try again", control.MaxPasses))
 		return nil, false
 	}
 }
@@ -276,6 +279,34 @@ func (c *controller) ports(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	p := portsOf(c.l.engine, c.r.policy(), c.l.now(), top)
 	answer(w, &p)
+}
+
+// explain takes as long as the packet would take, or some milliseconds where ports are nearly used up.
+func (c *controller) explain(w http.ResponseWriter, r *http.Request) {
+	q, err := control.ParseQuestion(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	done, ok := c.pass(w)
+	if !ok {
+		return
+	}
+	defer done()
+	from := nat.FromOutside
+	if q.From == nat.Inside.String() || q.From == "" && c.isInside(q.Packet.Bytes()) {
+		from = nat.FromInside
+	}
+	answer(w, &control.Explanation{Explanation: c.l.engine.Explain(&q.Packet, from, c.l.now())})
+}
+
+// isInside reports whether a packet has a source of the inside.
+func (c *controller) isInside(b []byte) bool {
+	if len(b) < 20 {
+		return false
+	}
+	src := netip.AddrFrom4([4]byte(b[12:16]))
+	return slices.ContainsFunc(c.r.policy().Inside, func(p netip.Prefix) bool { return p.Contains(src) })
 }
 
 func (c *controller) reload(w http.ResponseWriter, r *http.Request) {

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -188,6 +189,60 @@ func TestControlPorts(t *testing.T) {
 	}
 }
 
+// TestControlExplain: a live session and one that would be made, from either side, and that to be asked changes nothing.
+func TestControlExplain(t *testing.T) {
+	c := newControlled(t)
+	ext := c.open(t, "10.0.1.10:5000", "198.51.100.1:123")
+	stats, flows := c.engine.Stats(c.now()), c.lines(t, "")
+	raw := datagram(t, "10.0.1.10:5000", "198.51.100.1:123")
+	in, out := "proto=udp&src=198.51.100.1&sport=123&dst=203.0.113.1&dport="+portOf(ext), "proto=udp&src=10.0.1.10&sport=5000&dst=198.51.100.1&dport=123"
+	for _, tt := range []struct {
+		question string
+		verdict  nat.Verdict
+		from     string
+		texts    []string // what is among it
+	}{
+		{out, nat.Outbound, "inside", []string{"session   udp 10.0.1.10:5000 = " + ext.String(), "change    source 10.0.1.10:5000 -> " + ext.String()}},
+		{in, nat.Inbound, "outside", []string{"session   udp 10.0.1.10:5000 = " + ext.String(), "-> 10.0.1.10:5000"}},
+		{in + "&from=inside", nat.DropSpoof, "inside", []string{"policy    Inside: [10.0.0.0/16]", "session   none"}},
+		{out + "&from=outside", nat.DropMartian, "outside", []string{"session   none"}},
+		{"proto=tcp&src=10.0.1.11&sport=5000&dst=198.51.100.1&dport=80&size=1500", nat.Outbound, "inside", []string{"SYN, 1500 bytes", "session   new: tcp 10.0.1.11:5000", "port      "}},
+		{"proto=tcp&src=198.51.100.1&sport=80&dst=203.0.113.1&dport=80&flags=SA", nat.DropNoMapping, "outside", []string{"SYN ACK, 40 bytes", "no_mapping: nobody holds"}},
+		{"hex=45", nat.DropMalformed, "outside", []string{"unreadable"}},
+		{"hex=" + hex.EncodeToString(raw.Bytes()), nat.Outbound, "inside", []string{"33 bytes, TTL 60", "10.0.1.10:5000 = " + ext.String()}},
+	} {
+		q, err := url.ParseQuery(tt.question)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := c.Explain(t.Context(), q)
+		if err != nil {
+			t.Errorf("%s: %v", tt.question, err)
+			continue
+		}
+		var text strings.Builder
+		if err := x.Print(&text); err != nil {
+			t.Fatal(err)
+		}
+		if x.Verdict != tt.verdict || x.Side != tt.from {
+			t.Errorf("%s: from %s: %v, want %v from %s", tt.question, x.Side, x.Verdict, tt.verdict, tt.from)
+		}
+		for _, want := range tt.texts {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("%s: no %q in\n%s", tt.question, want, text.String())
+			}
+		}
+	}
+	if d := cmp.Diff(stats, c.engine.Stats(c.now())) + cmp.Diff(flows, c.lines(t, "")); d != "" {
+		t.Errorf("the questions have changed something: %s", d)
+	}
+	var refused *control.Refused
+	_, err := c.Explain(t.Context(), url.Values{"proto": {"gre"}, "from": {"above"}})
+	if !errors.As(err, &refused) || refused.Status != http.StatusBadRequest || len(refused.Errors) != 2 {
+		t.Errorf("a question that is none: %v", err)
+	}
+}
+
 // TestControlBounds: too many clients are turned away, and the socket goes on.
 func TestControlBounds(t *testing.T) {
 	c := newControlled(t)
@@ -199,6 +254,9 @@ func TestControlBounds(t *testing.T) {
 		t.Errorf("one more pass: %v", err)
 	}
 	if _, err := c.Ports(t.Context(), 1); !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable {
+		t.Errorf("one more pass: %v", err)
+	}
+	if _, err := c.Explain(t.Context(), url.Values{"hex": {"45"}}); !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable {
 		t.Errorf("one more pass: %v", err)
 	}
 	if _, err := c.Stats(t.Context()); err != nil {
