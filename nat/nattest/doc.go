@@ -48,7 +48,8 @@
 //
 // # Judgement
 //
-// [NAT.Log] is every packet a NAT has seen and what became of it, [NAT.Count] and [NAT.Stats] the engine's counters,
-// [NAT.Sessions] and [NAT.Mapped] what it holds, and [Network.Capture] writes pcapng for Wireshark. When a test fails, the
-// last packets of every NAT are in its output.
+// [NAT.Log] is every packet a NAT has seen and what became of it, [NAT.Events] what became of its sessions, with the times,
+// [NAT.Count] and [NAT.Stats] the engine's counters, [NAT.Sessions] and [NAT.Mapped] what it holds, [NAT.Explain] what it
+// would do with a packet and why, and [Network.Capture] writes pcapng for Wireshark. When a test fails, the last packets of
+// every NAT are in its output.
 package nattest

@@ -15,6 +15,7 @@ func (x *NAT) Reboot() {
 	x.net.tb.Helper()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.settle()
 	x.boot()
 }
 

@@ -50,21 +50,58 @@ func (r Record) String() string {
 	return b.String()
 }
 
-// maxRecords bounds the log of a NAT; with more, the older half is forgotten.
+// maxRecords bounds the log of a NAT, and its events; with more, the older half is forgotten.
 const maxRecords = 1 << 18
 
-func (x *NAT) log(r Record) {
-	if len(x.records) == maxRecords {
-		x.records = append(x.records[:0], x.records[maxRecords/2:]...)
+// keep appends to what is bounded so.
+func keep[T any](all []T, more ...T) []T {
+	if len(all)+len(more) > maxRecords {
+		all = append(all[:0], all[len(all)-maxRecords/2:]...)
 	}
-	x.records = append(x.records, r)
+	return append(all, more...)
 }
+
+func (x *NAT) log(r Record) { x.records = keep(x.records, r) }
 
 // Log is what the NAT has seen, the last quarter of a million packets at most.
 func (x *NAT) Log() []Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return slices.Clone(x.records)
+}
+
+// Events are what the NAT has told, in that order: sessions made, established and ended, and what it refused, the last
+// quarter of a million at most. They are on the clock of the records. An end is told when it is noticed, which may be late: by
+// the next packet of those endpoints, a question, or this one; Event.At is when it was. A reboot, which loses sessions,
+// ends them without a word; what was told before it stays. None is missing unless Stats().EventsLost says so.
+func (x *NAT) Events() []nat.Event {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.settle()
+	return slices.Clone(x.events)
+}
+
+// settle has the engine notice what has ended by now, and tell. The caller holds mu.
+func (x *NAT) settle() {
+	_ = x.engine.Stats(x.net.Elapsed()) // it gives back what has ended
+	x.listen()
+}
+
+// listen keeps what the engine has told. The caller holds mu.
+func (x *NAT) listen() {
+	var some [16]nat.Event
+	for n := len(some); n == len(some); {
+		n = x.engine.Events(some[:])
+		x.events = keep(x.events, some[:n]...)
+	}
+}
+
+// Explain says what the NAT's engine would do with a packet from a side, and why. It changes nothing. What is eaten or
+// blocked in front of the engine is not its concern.
+func (x *NAT) Explain(p *packet.Packet, from nat.Side) nat.Explanation {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.engine.Explain(p, nat.AttachmentID(from), x.net.Elapsed())
 }
 
 // Count is how many packets have had a verdict so far, in this boot.

@@ -30,6 +30,7 @@ type NAT struct {
 	policy  nat.Policy
 	boots   uint64
 	records []Record
+	events  []nat.Event
 	deaf    bool           // eats ICMP errors
 	blocked []netip.Prefix // remote addresses
 }
@@ -114,6 +115,7 @@ func (x *NAT) boot() {
 	}
 	e, err := nat.New(nat.Config{
 		Sessions: sessions, Seed: 1 + x.net.seed ^ uint64(x.port.owner.number)<<40 ^ x.boots<<56, FlowCounters: true,
+		Events: sessions + 64, // taken after each packet: with it all may end, and something begin
 	}, &x.policy)
 	if err != nil {
 		x.net.tb.Fatalf("nattest: %s: %v", x.name, err)
@@ -161,8 +163,9 @@ func (x *NAT) fault(b []byte, from nat.AttachmentID) string {
 	return ""
 }
 
-// emitted sends what the engine made beside its input.
+// emitted sends what the engine made beside its input, and keeps what it told.
 func (x *NAT) emitted() {
+	x.listen()
 	for _, e := range x.worker.Emitted() {
 		x.deliver(e.Side, append([]byte(nil), e.Packet.Bytes()...))
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // play is a network with much going on at once, and all that can be told of it afterwards: outcomes with their times, and
-// the log of every NAT.
+// the log and the events of every NAT.
 func play(t *testing.T, seed uint64) (transcript string) {
 	t.Helper()
 	bad := nattest.Link{
@@ -59,6 +59,12 @@ func play(t *testing.T, seed uint64) (transcript string) {
 			fmt.Fprintln(&b, x.Name(), x.Stats().Created)
 			for _, r := range x.Log() {
 				fmt.Fprintln(&b, r)
+			}
+			for _, v := range x.Events() {
+				fmt.Fprintf(&b, "%+v\n", v)
+			}
+			if n := x.Stats().EventsLost; n > 0 {
+				t.Errorf("%s has lost %d events", x.Name(), n)
 			}
 		}
 		transcript = b.String()
