@@ -145,7 +145,7 @@ func (w *Worker) externalOf(q *packet.View, number int) (endpoint, bool) {
 
 // loopError is loop for an error, whose headers have to be read anew.
 func (w *Worker) loopError(f *flow, dst owner) Verdict {
-	if f.v.Parse(f.p.Bytes()) != packet.OK {
+	if f.v.Parse(f.p.Bytes()) != packet.OK { // never: what was rewritten is as well-formed as it was
 		return DropMalformed
 	}
 	f.looped = true

@@ -397,3 +397,32 @@ func BenchmarkSegment(b *testing.B) {
 		})
 	}
 }
+
+// TestPartialICMPv6: the one partial checksum of another place than those of TCP and UDP, behind extension headers too.
+func TestPartialICMPv6(t *testing.T) {
+	for _, extension := range []int{0, 8} {
+		b := make([]byte, 40+extension+16)
+		b[0], b[6] = 0x60, ICMPv6
+		if extension > 0 {
+			b[6] = 60 // destination options
+			b[40] = ICMPv6
+		}
+		p := From(b)
+		p.Offload = Offload{Csum: CsumPartial, CsumStart: uint16(40 + extension), CsumOffset: 2}
+		if err := p.CheckOffload(); err != nil {
+			t.Errorf("with %d bytes of extensions: %v", extension, err)
+		}
+		if p.Offload.CsumOffset = 4; p.CheckOffload() == nil {
+			t.Errorf("with %d bytes of extensions: a field at 4 was accepted", extension)
+		}
+	}
+}
+
+// TestSegmentOfNoSegments: a packet that is none too many is completed, and refused if it cannot be.
+func TestSegmentOfNoSegments(t *testing.T) {
+	p := From(make([]byte, 37))
+	p.Offload = Offload{Csum: CsumPartial, CsumStart: 20, CsumOffset: 16}
+	if err := Segment(&p, nil, func(Packet) error { t.Error("emitted"); return nil }); !errors.Is(err, ErrOffload) {
+		t.Errorf("%v", err)
+	}
+}

@@ -335,3 +335,31 @@ func TestParseQuoteCases(t *testing.T) {
 		})
 	}
 }
+
+// TestWhole: what a first piece alone cannot tell.
+func TestWhole(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		b      []byte
+		length int
+		want   Fault
+		kind   Kind
+	}{
+		{"TCP", tcpPacket(t, 12), 100, OK, KindFlow},
+		{"TCP, an offset below its header", with(tcpPacket(t, 12), set(32, 0x40)), 100, BadTransport, 0},
+		{"TCP, an offset beyond the datagram", with(tcpPacket(t, 12), set(32, 0xf0)), 40, BadTransport, 0},
+		{"UDP", udpPacket(t, 8), 16, OK, KindFlow},
+		{"UDP, longer than the datagram", with(udpPacket(t, 8), set(24, 0, 17)), 16, BadTransport, 0},
+		{"ICMP error", with(icmpPacket(t, Unreachable, 0)[:28], set(2, 0, 28)), 64, OK, KindError},
+		{"another protocol", with(udpPacket(t, 8), set(9, 47)), 64, OK, KindOther},
+	} {
+		b := with(c.b, set(6, 0x20, 0))
+		var v View
+		if fault := v.Parse(b); fault != OK {
+			t.Fatalf("%s: fault %d", c.name, fault)
+		}
+		if fault := v.Whole(b, c.length); fault != c.want || fault == OK && v.Kind != c.kind {
+			t.Errorf("%s: fault %d, kind %d; want %d, %d", c.name, fault, v.Kind, c.want, c.kind)
+		}
+	}
+}
