@@ -103,3 +103,54 @@ func TestOneWayOnly(t *testing.T) {
 		g.drops(nat.DropNoPort, 0, udp(at(A, 5000), at(R1, 80), ""))
 	})
 }
+
+// TestPreservedInACrowd: where a destination is so crowded that its free ports are kept account of, a port that is preserved
+// is taken off it, and ports of another class are none of it.
+func TestPreservedInACrowd(t *testing.T) {
+	f := custom(overlapping, ports(1000, 2019), func(f *nat.Profile) { f.PreservePort = true })
+	f.PortMin = 2000 // what is below 1024 is another class
+	trial{policy: policy(f), oneShard: true}.run(t, func(g *gate) {
+		rem := at(R1, 80)
+		g.opens(packet.UDP, at(A, 68), rem)
+		var held []uint16 // by inside port
+		for i := range uint16(20) {
+			held = append(held, g.opens(packet.UDP, at(A, 5000+i), rem).Port())
+		}
+		g.want(g.out(udp(at(B, 1), rem, "")), nat.Outbound) // of the other class
+		g.want(g.out(udp(at(B, 5000), rem, "")), nat.DropNoPort)
+		const freed = 2007
+		g.at(sec(200))
+		for i, port := range held {
+			if port != freed {
+				g.opens(packet.UDP, at(A, uint16(5000+i)), rem)
+			}
+		}
+		g.at(sec(300))
+		if got := g.opens(packet.UDP, at(B, freed), rem); got.Port() != freed {
+			g.Errorf("B has %v", got)
+		}
+		g.want(g.out(udp(at(C, 5000), rem, "")), nat.DropNoPort)
+	})
+}
+
+// TestLongQuarantine: of the ports that wait a refused flow looks at so many, the first ones, and no more (B-30).
+func TestLongQuarantine(t *testing.T) {
+	for waiting, want := range map[int]nat.Verdict{4000: nat.Outbound, 4200: nat.DropNoPort} {
+		p := policy(custom(), func(p *nat.Policy) {
+			p.Pools = append(p.Pools, nat.Pool{Name: "small", Addresses: []netip.Addr{PB}, Profile: custom(ports(2000, 2000))})
+			p.Routes = append(p.Routes, nat.Route{Source: netip.PrefixFrom(B, 32), Pool: "small"})
+		})
+		trial{policy: p, config: nat.Config{Sessions: 8192}, oneShard: true}.run(t, func(g *gate) {
+			for i := range waiting {
+				g.opens(packet.UDP, at(A, uint16(2000+i)), at(R1, 80))
+			}
+			g.at(sec(1))
+			g.opens(packet.UDP, at(B, 5000), at(R1, 80))
+			g.at(sec(300.5))
+			for g.stats().Quarantined < waiting { // those that have ended are buried, some at a time
+			}
+			g.at(sec(302))
+			g.want(g.out(udp(at(B, 5001), at(R1, 80), "")), want)
+		})
+	}
+}
