@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package vpc is the edge of a virtual private cloud as a model, in the words and by the rules of Amazon VPC: networks,
-// subnets, route tables, instances with lent public addresses, Elastic IPs, internet gateways and NAT gateways. It says
-// who may do what, and compiles the answer into a nat.Policy; packets are the business of package nat.
+// subnets, route tables, instances and their network interfaces, lent public addresses, Elastic IPs, internet gateways, NAT
+// gateways, transit gateways and security groups. It says who may do what, and compiles the answer into a nat.Policy;
+// packets are the business of package nat.
 //
 // Three things to know:
 //
@@ -14,8 +15,12 @@
 //     engine that takes it (see the example of Model.Policy).
 //
 // A public address has one owner at any time. It is idle in the pool, lent to a running instance, or allocated as an
-// Elastic IP; an Elastic IP is free, on an instance, or on a NAT gateway.
+// Elastic IP; an Elastic IP is free, on a private address of a network interface, or on a NAT gateway.
 //
-// Changes take effect at once. States that the real cloud shows while it is still busy (pending, stopping, deleting) do
-// not occur, and a deleted object is gone, save terminated instances, which can be looked up for an hour.
+// Security groups are kept, and compiled by Model.Restrictions. A Policy does not have them yet: it is as if every network
+// interface were in a group that allows everything.
+//
+// Changes take effect at once, but for the addresses of NAT gateways, which drain until Model.Advance finds their time
+// over. States that the real cloud shows while it is still busy (pending, stopping, deleting) do not occur, and a deleted
+// object is gone, save terminated instances, which can be looked up for an hour.
 package vpc
