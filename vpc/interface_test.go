@@ -256,6 +256,9 @@ func TestEIP5_ReassociationWithinAnInterface(t *testing.T) {
 	a = w.associateAt(a, i.NetworkInterfaceID, ip)
 	equal(t, "the primary address", w.instance(i).PublicIP, netip.Addr{}) // AUTO-3: the secondary one has an Elastic IP
 	equal(t, "the other", w.networkInterface(i.NetworkInterfaceID).Addresses[1].PublicIP, a.PublicIP)
+	w.ok(w.DisassociateAddress(w.now, a.AssociationID))
+	equal(t, "the primary address, which has lost nothing", w.instance(i).PublicIP, netip.Addr{})
+	a = w.associateAt(a, i.NetworkInterfaceID, ip)
 	w.ok(w.UnassignPrivateIPAddresses(i.NetworkInterfaceID, []netip.Addr{ip}))
 	equal(t, "after the address went", w.address(a), a.free())
 }
