@@ -10,14 +10,12 @@ import (
 
 // count is how many public addresses can be had at this moment, and how many rest.
 func (w *world) count() (ready, resting int) {
-	for _, a := range w.pool.idle {
-		if a.ready.After(w.now) {
+	for a := range w.pool.idle.all() {
+		if a.Ready.After(w.now) {
 			resting++
-		} else {
-			ready++
 		}
 	}
-	return ready, resting
+	return len(w.pool.all()) - resting, resting
 }
 
 func TestAUTO1_StartInPublicSubnetLendsAnAddress(t *testing.T) {
@@ -181,11 +179,11 @@ func TestEIP6_IdempotentAndDisplacing(t *testing.T) {
 	equal(t, "again, not to be moved", again, one)
 	equal(t, "model", w.snapshot(), before)
 
-	idle := len(w.pool.idle)
+	idle := len(w.pool.all())
 	two := w.associate(w.allocate(), i)
 	equal(t, "the first", w.address(one), one.free())
 	equal(t, "instance", w.instance(i).AllocationID, two.ID)
-	equal(t, "idle addresses", len(w.pool.idle), idle-1) // none was lent and returned on the way
+	equal(t, "idle addresses", len(w.pool.all()), idle-1) // none was lent and returned on the way
 }
 
 func TestEIP7_Release(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 type caller struct {
 	one, two *Model
 	now      time.Time
+	kept     map[[2]string]Record // the state of two
 }
 
 func newCaller(t *rapid.T) *caller {
@@ -42,6 +43,7 @@ func newCaller(t *rapid.T) *caller {
 			fatal(t, err)
 		}
 	}
+	c.restart(t)
 	return c
 }
 
@@ -122,6 +124,7 @@ func (c *caller) both(t *rapid.T, call func(*Model) error) {
 	if after != c.two.snapshot() {
 		t.Fatal("equal calls made different models")
 	}
+	c.restart(t)
 }
 
 // sound holds after every call: the books agree, all policies are such that an engine takes them, and no public

@@ -14,21 +14,15 @@ import (
 // Check walks the whole model and names every invariant that does not hold. It is for tests, and for whoever loads a
 // model from somewhere; calls of the model cannot break one.
 func (m *Model) Check() error {
-	c := checker{
-		m: m, public: map[netip.Addr]string{}, private: map[privateKey]string{}, attachments: map[nat.AttachmentID]string{},
-	}
-	for _, a := range m.pool.idle {
-		c.own(a.ip, "idle")
+	c := newChecker(m)
+	for _, ip := range m.pool.all() {
+		c.own(ip, "idle")
 	}
 	c.instances()
 	c.interfaces()
 	c.addresses()
 	c.natGateways()
-	size := 0
-	for _, p := range m.cfg.PublicPool {
-		size += 1 << (32 - p.Bits())
-	}
-	if len(c.public) != size {
+	if size := sizeOf(m.cfg.PublicPool); len(c.public) != size {
 		c.fault("%d public addresses have an owner, of %d", len(c.public), size)
 	}
 	c.faults = append(c.faults, same("private address", m.private, c.private), same("attachment", m.attachments, c.attachments))
@@ -49,6 +43,10 @@ type checker struct {
 	public      map[netip.Addr]string // each address of the pool has exactly one owner
 	private     map[privateKey]string
 	attachments map[nat.AttachmentID]string
+}
+
+func newChecker(m *Model) *checker {
+	return &checker{m: m, public: map[netip.Addr]string{}, private: map[privateKey]string{}, attachments: map[nat.AttachmentID]string{}}
 }
 
 func (c *checker) fault(format string, args ...any) {

@@ -72,6 +72,8 @@ type Model struct {
 	private        map[privateKey]string       // owner of each private address that is in use
 	attachments    map[nat.AttachmentID]string // the network interface of each number
 	lastAttachment nat.AttachmentID
+
+	saved string // the record of the region, as Changes last gave it
 }
 
 // privateKey is a private address; those of different VPCs may be equal.
@@ -149,28 +151,45 @@ func (m *Model) newID(prefix string) string {
 	return fmt.Sprintf("%s-0%016x", prefix, x^x>>31)
 }
 
-// store holds objects of one kind by id, and remembers the order in which they were made. Its values are plain, and
-// slices in them are replaced, never written to, so that what comes out stays as it is while the model goes on.
+// store holds objects of one kind by id, and remembers the order in which they were made, and which have changed since
+// the model was last asked. Its values are plain, and slices in them are replaced, never written to, so that what comes
+// out stays as it is while the model goes on.
 type store[T any] struct {
-	byID map[string]T
-	ids  []string
+	byID    map[string]T
+	ids     []string
+	order   map[string]uint64 // by id: greater than that of the ids before it
+	changed map[string]bool
 }
 
 func (s *store[T]) put(id string, v T) {
 	if s.byID == nil {
-		s.byID = map[string]T{}
+		s.byID, s.order = map[string]T{}, map[string]uint64{}
 	}
 	if _, ok := s.byID[id]; !ok {
+		s.order[id] = 1
+		if n := len(s.ids); n > 0 {
+			s.order[id] = s.order[s.ids[n-1]] + 1
+		}
 		s.ids = append(s.ids, id)
 	}
 	s.byID[id] = v
+	s.note(id)
 }
 
 func (s *store[T]) del(id string) {
-	delete(s.byID, id)
 	if i := slices.Index(s.ids, id); i >= 0 {
 		s.ids = slices.Delete(s.ids, i, i+1)
+		delete(s.byID, id)
+		delete(s.order, id)
+		s.note(id)
 	}
+}
+
+func (s *store[T]) note(id string) {
+	if s.changed == nil {
+		s.changed = map[string]bool{}
+	}
+	s.changed[id] = true
 }
 
 // find is the object with this id, or the error that says there is none.

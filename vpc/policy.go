@@ -35,10 +35,7 @@ func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
 		Inside:       slices.Clone(v.CIDRs),
 		InsideRouter: v.CIDRs[0].Addr().Next(),
 	}
-	var idle []netip.Addr
-	for _, a := range m.pool.idle {
-		idle = append(idle, a.ip)
-	}
+	idle := m.pool.all()
 	for g := range m.natGateways.all() {
 		if g.VPCID != v.ID || !hasPool(g) {
 			continue

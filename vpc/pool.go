@@ -11,46 +11,70 @@ import (
 
 // pool is the public addresses that nobody has. They queue up: the one that has been idle longest goes first.
 type pool struct {
-	idle     []idleAddr
+	// fresh are those that nobody has had yet, at the head of the queue. Clones of a model share them.
+	fresh []netip.Addr
+	// idle are those that were given back, by their text.
+	idle     store[idleAddr]
 	coolDown time.Duration
 }
 
-// idleAddr is an address that nobody gets before the time ready.
+// idleAddr is an address that nobody gets before the time Ready.
 type idleAddr struct {
-	ip    netip.Addr
-	ready time.Time
+	IP    netip.Addr
+	Ready time.Time
 }
 
 func newPool(prefixes []netip.Prefix, coolDown time.Duration) pool {
 	p := pool{coolDown: coolDown}
 	for _, prefix := range prefixes {
 		for ip := prefix.Addr(); prefix.Contains(ip); ip = ip.Next() {
-			p.idle = append(p.idle, idleAddr{ip: ip})
+			p.fresh = append(p.fresh, ip)
 		}
 	}
 	return p
 }
 
+// sizeOf is how many addresses IPv4 prefixes have that do not overlap.
+func sizeOf(prefixes []netip.Prefix) (n int) {
+	for _, p := range prefixes {
+		n += 1 << (32 - p.Bits())
+	}
+	return n
+}
+
 // next is the place of the address to be given out next, if there is one.
 func (p *pool) next(now time.Time) (i int, ok bool) {
-	i = slices.IndexFunc(p.idle, func(a idleAddr) bool { return !a.ready.After(now) })
+	if len(p.fresh) > 0 {
+		return 0, true
+	}
+	i = slices.IndexFunc(p.idle.ids, func(id string) bool { return !p.idle.byID[id].Ready.After(now) })
 	return i, i >= 0
 }
 
 // take removes the address at the place that next has named.
 func (p *pool) take(i int) netip.Addr {
-	ip := p.idle[i].ip
-	if i == 0 { // nearly always, and the pool may be large
-		p.idle = p.idle[1:]
-	} else {
-		p.idle = slices.Delete(p.idle, i, i+1)
+	if len(p.fresh) > 0 {
+		ip := p.fresh[i]
+		p.fresh = p.fresh[1:]
+		return ip
 	}
-	return ip
+	a := p.idle.byID[p.idle.ids[i]]
+	p.idle.del(a.IP.String())
+	return a.IP
 }
 
 // giveBack queues up an address, to rest until its cool-down is over.
 func (p *pool) giveBack(ip netip.Addr, now time.Time) {
-	p.idle = append(p.idle, idleAddr{ip, now.Add(p.coolDown)})
+	p.idle.put(ip.String(), idleAddr{ip, now.Add(p.coolDown)})
+}
+
+// all are the addresses that nobody has.
+func (p *pool) all() []netip.Addr {
+	ips := slices.Clone(p.fresh)
+	for a := range p.idle.all() {
+		ips = append(ips, a.IP)
+	}
+	return ips
 }
 
 // aggregate is the shortest list of prefixes that covers exactly these IPv4 addresses, which it sorts.

@@ -340,7 +340,7 @@ func (r *rules) agree(t *rapid.T) {
 	}
 	for _, n := range [][2]int{
 		{len(r.m.interfaces.ids), len(r.ifaces)}, {len(r.m.addresses.ids), len(r.eips)}, {len(r.m.natGateways.ids), len(r.nats)},
-		{len(r.m.groups.ids), len(r.groups)}, {len(r.m.pool.idle), len(r.idle)},
+		{len(r.m.groups.ids), len(r.groups)}, {len(r.m.pool.all()), len(r.idle)},
 	} {
 		same("how many", n[0] == n[1], n)
 	}
