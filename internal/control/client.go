@@ -39,14 +39,15 @@ type Client struct{ http http.Client }
 // NewClient is for the socket at path.
 func NewClient(path string) *Client {
 	return &Client{http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, path) },
 	}}}
 }
 
 // Close ends connections that are not in use.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-func dial(ctx context.Context, path string) (net.Conn, error) {
+// Dial connects with a socket at path, and says it in words if there is none.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
@@ -75,7 +76,7 @@ func Find(ctx context.Context, dir string) (string, error) {
 		if filepath.Ext(path) != ".sock" {
 			continue
 		}
-		conn, err := dial(ctx, path)
+		conn, err := Dial(ctx, path)
 		if errors.Is(err, ErrNotRunning) { // killed, and its socket left behind
 			continue
 		}

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/tidegate/tidegate/internal/config"
@@ -67,7 +66,7 @@ func (c *controller) serve(ln net.Listener, log *slog.Logger) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := srv.Serve(&fewClients{Listener: ln, free: make(chan struct{}, control.MaxClients)}); !errors.Is(err, http.ErrServerClosed) {
+		if err := srv.Serve(control.FewClients(ln)); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the control socket is no longer served", "error", err)
 		}
 	}()
@@ -80,38 +79,6 @@ func (c *controller) serve(ln net.Listener, log *slog.Logger) (stop func()) {
 		<-done
 		c.hub.wait()
 	}
-}
-
-// fewClients closes connections beyond those that there may be at once.
-type fewClients struct {
-	net.Listener
-	free chan struct{} // full while there are as many as may be
-}
-
-func (f *fewClients) Accept() (net.Conn, error) {
-	for {
-		conn, err := f.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case f.free <- struct{}{}:
-			return &oneClient{Conn: conn, free: f.free}, nil
-		default:
-			_ = conn.Close() // it is one too many, and hears nothing else
-		}
-	}
-}
-
-type oneClient struct {
-	net.Conn
-	once sync.Once
-	free chan struct{}
-}
-
-func (c *oneClient) Close() error {
-	c.once.Do(func() { <-c.free })
-	return c.Conn.Close()
 }
 
 // fail answers with a line for each thing that err says.

@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	s.report(o)
 	if socket != nil {
-		o.Log.Info("answering at the control socket", "path", socket.path)
+		o.Log.Info("answering at the control socket", "path", socket.Path())
 	}
 	defer r.follow(o.Reload)()
 	defer close(s.stopped) // before anybody waits for a reload

@@ -24,7 +24,7 @@ func TestSocket(t *testing.T) {
 			t.Errorf("%s: %v, %v, want %v", name, st.Mode(), err, want)
 		}
 	}
-	if _, err := listenControl(path); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "another gateway listens there") {
+	if _, err := listenControl(path); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "another process listens there") {
 		t.Errorf("where one listens: %v", err)
 	}
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
