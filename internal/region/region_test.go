@@ -141,16 +141,23 @@ func associate(a vpc.Address, i vpc.Instance) Call {
 	}
 }
 
-// leaves is the source that a packet of a host has outside, invalid if it does not get there.
-func (b *bed) leaves(i int) netip.Addr {
-	raw := make([]byte, 28) // UDP, with a checksum of 0, which is none
+// datagram is a UDP packet from port 5000 to port 53, with a checksum of 0, which is none.
+func datagram(src, dst netip.Addr) []byte {
+	raw := make([]byte, 28)
 	copy(raw, []byte{0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17})
-	src, dst := b.hosts[i].PrivateIP.As4(), [4]byte{192, 0, 2, 9}
-	copy(raw[12:], src[:])
-	copy(raw[16:], dst[:])
+	copy(raw[12:], src.AsSlice())
+	copy(raw[16:], dst.AsSlice())
 	copy(raw[20:], []byte{0x13, 0x88, 0, 53, 0, 8, 0, 0})
 	binary.BigEndian.PutUint16(raw[10:], packet.Checksum(raw[:20]))
-	p := packet.From(raw)
+	return raw
+}
+
+// remote is a host on the internet.
+var remote = netip.MustParseAddr("192.0.2.9")
+
+// leaves is the source that a packet of a host has outside, invalid if it does not get there.
+func (b *bed) leaves(i int) netip.Addr {
+	p := packet.From(datagram(b.hosts[i].PrivateIP, remote))
 	e := b.f.Engine(b.vpcs[i].ID)
 	if v := e.Worker().Translate(&p, b.hosts[i].Attachment, 0); !v.Forward() {
 		return netip.Addr{}
