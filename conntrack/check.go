@@ -318,5 +318,5 @@ func (s State) fits(proto uint8) bool {
 	case 17:
 		return s == UDPOpening || s == UDP || s == DNS
 	}
-	return false
+	return s == UDPOpening || s == UDP
 }

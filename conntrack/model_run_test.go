@@ -142,13 +142,17 @@ func (m *model) add(s *modelSession) {
 func (m *model) recycle() {
 	m.op += "; recycle"
 	m.taking = nil
+	unanswered := 0
 	for _, s := range m.sessions {
-		if s.bits&Replied == 0 && (m.taking == nil || s.born < m.taking.born) {
+		if s.bits&Replied != 0 {
+			continue
+		}
+		if unanswered++; m.taking == nil || s.born < m.taking.born {
 			m.taking = s
 		}
 	}
-	if got, want := m.table.CanRecycle(), m.taking != nil || len(m.tombs) > 0; got != want {
-		m.fail("CanRecycle is %t", got)
+	if got := m.table.Unanswered(); got != unanswered {
+		m.fail("Unanswered is %d, want %d", got, unanswered)
 	}
 	used := m.table.Used()
 	m.digs = true // the port of a mapping that ends with it does not wait

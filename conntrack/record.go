@@ -80,6 +80,8 @@ const (
 	Crowded
 	// Reusable: the port of its mapping may be given out as soon as the mapping ends: no quarantine.
 	Reusable
+	// Filter: the session translates nothing; it remembers what its inside host was allowed.
+	Filter
 )
 
 // TCP flags of a record, by direction: shift by Dir.

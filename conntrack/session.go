@@ -101,8 +101,8 @@ func (t *Table) End(h Handle, now uint32) {
 	}
 }
 
-// CanRecycle reports whether there is a session that never saw an answer, or a port in quarantine.
-func (t *Table) CanRecycle() bool { return t.unanswered.n > 0 || t.quarantine.n > 0 }
+// Unanswered is how many sessions never saw an answer.
+func (t *Table) Unanswered() int { return t.unanswered.n }
 
 // Oldest is the session that Recycle would remove, None if there is none.
 func (t *Table) Oldest() Handle { return t.unanswered.first }

@@ -49,7 +49,8 @@ type Emission struct {
 	Cause int
 }
 
-// Session is one live session, for people and tests.
+// Session is one live session, for people and tests. Flows of restricted hosts that pass no pool have one, too: its External
+// is its Inside, and its protocol may be any.
 type Session struct {
 	Protocol                 uint8
 	Inside, External, Remote netip.AddrPort

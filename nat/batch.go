@@ -73,7 +73,7 @@ func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shard
 		minTTL = 2
 	}
 	sharded := len(e.shards) > 1
-	statics := pol.outOf.n > 0
+	statics, restricts := pol.outOf.n > 0, pol.restricted.n > 0
 	for i := range items {
 		p, it := &ps[i], &items[i]
 		it.shard, it.h = 0, conntrack.None
@@ -82,6 +82,9 @@ func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shard
 		if v.Parse(p.Bytes()) == packet.OK && v.Kind == packet.KindFlow && v.TTL >= minTTL && p.WireLen() <= pol.minMTU {
 			p.Len = int(v.Total)
 			it.state = fast
+			if restricts && v.Proto == packet.TCP && v.Flags&(packet.SYN|packet.ACK) == packet.SYN {
+				it.state = slow // it may be barred though its session lives
+			}
 			if v.Proto == packet.ICMP {
 				// The identifier is the inside's or the external one; queries are told from answers on the slow path.
 				if query := v.Type == packet.Echo || v.Type == packet.Timestamp; query != (att.side == Inside) {
@@ -98,7 +101,7 @@ func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shard
 				}
 			} else {
 				if in := pol.inOf.get(v.Dst); in != 0 {
-					if it.state = slow; pol.owners.surelyRemote(v.Src) && len(pol.services) == 0 {
+					if it.state = slow; pol.owners.surelyRemote(v.Src) && len(pol.services) == 0 && !(restricts && pol.boundOf(in) != nil) {
 						it.state, it.other = pair, in
 					}
 				} else if sharded {
@@ -202,7 +205,7 @@ func (w *Worker) hit(sh *shard, p *packet.Packet, it *item, from AttachmentID, a
 			return Unset
 		}
 	}
-	if r.Epoch != w.pol.epoch || w.tick-r.LastSeen >= t.Timeout(r) || r.Bits&conntrack.Looped != 0 {
+	if r.Epoch != w.pol.epoch || w.tick-r.LastSeen >= t.Timeout(r) || r.Bits&(conntrack.Looped|conntrack.Filter) != 0 {
 		return Unset
 	}
 	if !w.trackHit(sh, p, it, r, d, from, att) {

@@ -21,13 +21,15 @@ type policy struct {
 	minMTU     int          // packets up to here need no check at all
 	owners     owners
 	routes     bart.Table[*routeSet]
-	pools      []pool                // by the number in Record.Pool; a gap has no addresses
+	pools      []pool                // by the number in Record.Pool, from filterPool on; a gap has no addresses
 	outOf      addrMap               // 1:1, by inside address
 	inOf       addrMap               // by outside address
 	alwaysOut  addrMap               // those of outOf that leave by it wherever they go
 	forwardsIn map[endpoint]endpoint // outside -> inside
 	forwards   map[endpoint][]endpoint
 	services   map[endpoint]bool
+	restricted addrMap // restricted hosts: one more than their place in bounds
+	bounds     []bound
 	bypass     bool // some route has Bypass
 	draining   bool // some pool has Draining
 
@@ -111,6 +113,8 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 		c.owners.insert(pre, owner{kind: unlent})
 	}
 	c.compileAttachments(p)
+	c.compileRestrictions(p, key)
+	c.pools = append(c.pools, p.filterPool())
 	for _, q := range p.Pools {
 		c.compilePool(q, number(q.Name))
 		c.pools[number(q.Name)].blocks = p.blocksOf(&q)
@@ -134,6 +138,9 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 	}
 	c.compileRoutes(p, number)
 	for _, s := range p.Static {
+		if c.boundOf(to4(s.Inside)) != nil {
+			continue
+		}
 		if set, ok := c.routes.Lookup(s.Inside); ok && set.byDst.Size() == 1 {
 			if way, ok := set.byDst.Get(everywhere); ok && way.static && !way.bypass {
 				c.alwaysOut.insert(to4(s.Inside), to4(s.Outside))
@@ -190,6 +197,17 @@ func (c *policy) compilePool(q Pool, n int) {
 		c.draining = true
 		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n), draining: true})
 	}
+}
+
+// filterPool is what filter sessions take for their pool.
+func (p *Policy) filterPool() pool {
+	f := GatewayProfile()
+	f.Timeouts = p.RestrictionTimeouts
+	f.InboundRefresh = true
+	for k := range NumClasses {
+		f.Mapping[k] = AddressAndPortDependent
+	}
+	return pool{Profile: f.orDefault()}
 }
 
 func (c *policy) reserve(e endpoint) {

@@ -222,6 +222,7 @@ func (e *Engine) install(p *Policy) {
 	e.numbers = e.renumber(p)
 	c := e.compile(p, e.numbers)
 	c.epoch = epoch
+	c.inherit(e.pol, epoch)
 	timeouts := e.timeouts(c)
 	e.pol = c
 	e.limit.setRate(c.icmpRate)
@@ -242,7 +243,7 @@ func (e *Engine) timeouts(c *policy) []uint32 {
 	timeouts := make([]uint32, max(len(old), len(c.pools)*int(conntrack.NumStates)))
 	copy(timeouts, old)
 	for i := range c.pools {
-		if d := &c.pools[i]; d.name != "" {
+		if d := &c.pools[i]; d.name != "" || i == filterPool {
 			t := d.timeouts()
 			copy(timeouts[i*int(conntrack.NumStates):], t[:])
 		}
@@ -258,7 +259,7 @@ func (e *Engine) renumber(p *Policy) map[string]int {
 			numbers[q.Name], taken[n] = n, true
 		}
 	}
-	next := 0
+	next := filterPool + 1
 	for _, q := range p.Pools {
 		if _, ok := numbers[q.Name]; ok {
 			continue
@@ -277,6 +278,9 @@ func (p *policy) agrees(r *conntrack.Record) bool {
 	r.Bits |= conntrack.Reusable
 	if k, _ := class(r.Proto); int(r.Pool) < len(p.pools) && p.pools[r.Pool].quarantined(k) {
 		r.Bits &^= conntrack.Reusable
+	}
+	if r.Has(conntrack.Filter) {
+		return p.keeps(r)
 	}
 	o := p.owners.of(r.Ext)
 	if o.kind != external || o.pool != r.Pool || p.owners.of(r.In).kind != inside || p.owners.of(r.Rem).kind == inside {
@@ -440,7 +444,10 @@ func (e *Engine) Check(now time.Duration) error {
 			if r.State == conntrack.Free {
 				continue
 			}
-			if !r.Has(conntrack.Forwarded) && e.shardOfPort(r.ExtPort) != i {
+			if r.Has(conntrack.Filter) != (r.State != conntrack.Quarantined && r.Pool == filterPool) || r.Has(conntrack.Filter) && (r.Ext != r.In || r.ExtPort != r.InPort) {
+				f.add("shard %d: record %d is a filter session in part", i, h)
+			}
+			if r.Bits&(conntrack.Forwarded|conntrack.Filter) == 0 && e.shardOfPort(r.ExtPort) != i {
 				f.add("shard %d: external port %d is of shard %d", i, r.ExtPort, e.shardOfPort(r.ExtPort))
 			}
 			if r.State != conntrack.Quarantined && e.shardOf(r.In, r.InPort, r.Proto) != i {

@@ -261,3 +261,41 @@ func ExamplePolicy() {
 	// inbound
 	// outbound 203.0.113.1:53
 }
+
+// A security group: the host may look up names and fetch from the web, and one address may log in. Answers pass by themselves.
+func ExampleRestriction() {
+	policy := home("203.0.113.1")
+	policy.Static = []nat.Static{{Inside: netip.MustParseAddr("10.0.1.10"), Outside: netip.MustParseAddr("203.0.113.10")}}
+	policy.Routes[0].Static = true
+	policy.Restrictions = []nat.Restriction{{
+		Name:  "web-1",
+		Hosts: []netip.Addr{netip.MustParseAddr("10.0.1.10")},
+		In:    []nat.Allow{{Protocol: packet.UDP, PortMin: 22, PortMax: 22, Remotes: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}}},
+		Out:   []nat.Allow{{Protocol: packet.UDP, PortMin: 53, PortMax: 53}, {Protocol: packet.TCP, PortMin: 443, PortMax: 443}},
+	}}
+	engine, err := nat.New(nat.Config{}, policy)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	w := engine.Worker()
+	for _, c := range []struct {
+		from     nat.AttachmentID
+		src, dst string
+	}{
+		{nat.FromOutside, "192.0.2.53:53", "203.0.113.10:5000"},
+		{nat.FromInside, "10.0.1.10:5000", "192.0.2.53:53"},
+		{nat.FromOutside, "192.0.2.53:53", "203.0.113.10:5000"},
+		{nat.FromOutside, "198.51.100.7:4000", "203.0.113.10:22"},
+		{nat.FromOutside, "198.51.100.8:4000", "203.0.113.10:22"},
+	} {
+		p := fromTo(c.src, c.dst)
+		fmt.Println(c.src, "to", c.dst, w.Translate(&p, c.from, 0))
+	}
+	// Output:
+	// 192.0.2.53:53 to 203.0.113.10:5000 not_allowed
+	// 10.0.1.10:5000 to 192.0.2.53:53 static_outbound
+	// 192.0.2.53:53 to 203.0.113.10:5000 static_inbound
+	// 198.51.100.7:4000 to 203.0.113.10:22 static_inbound
+	// 198.51.100.8:4000 to 203.0.113.10:22 not_allowed
+}

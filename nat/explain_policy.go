@@ -15,7 +15,11 @@ func (p *Policy) lists() Policy {
 	q := Policy{
 		Inside: slices.Clone(p.Inside), Routes: slices.Clone(p.Routes), Static: slices.Clone(p.Static), Unlent: slices.Clone(p.Unlent),
 		Forwards: slices.Clone(p.Forwards), Services: slices.Clone(p.Services),
-		Attachments: slices.Clone(p.Attachments), Pools: slices.Clone(p.Pools),
+		Attachments: slices.Clone(p.Attachments), Pools: slices.Clone(p.Pools), Restrictions: slices.Clone(p.Restrictions),
+	}
+	for i := range q.Restrictions { // their hosts are in policy.bounds
+		r := &q.Restrictions[i]
+		r.Hosts, r.In, r.Out = nil, cloneAllows(r.In), cloneAllows(r.Out)
 	}
 	if len(q.Attachments) == 0 {
 		q.Attachments = slices.Clone(defaultAttachments)
@@ -27,6 +31,14 @@ func (p *Policy) lists() Policy {
 		q.Pools[i].Addresses, q.Pools[i].Draining = nil, nil
 	}
 	return q
+}
+
+func cloneAllows(all []Allow) []Allow {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Remotes = slices.Clone(all[i].Remotes)
+	}
+	return all
 }
 
 // explain finds the lines that the packet in b met, in the order in which it met them. It decides nothing: all that it
@@ -47,6 +59,9 @@ func (c *policy) explain(b []byte, from AttachmentID, x *Explanation) []PolicyLi
 		t.inbound(t.v.Dst, t.v.Src)
 	} else {
 		t.outbound(from)
+	}
+	if len(c.bounds) > 0 {
+		t.restrictions(c.atts[from].side)
 	}
 	return t.lines
 }
@@ -196,4 +211,83 @@ func (t *tracer) pool(number int) {
 	t.add(fmt.Sprintf("Pools[%d]", i), "%q: %s mapping, %s filtering", d.name,
 		[...]string{"endpoint-independent", "address-and-port-dependent"}[d.Mapping[k]],
 		[...]string{"endpoint-independent", "address-dependent", "address-and-port-dependent"}[d.Filtering[k]])
+}
+
+// restrictions are those of the hosts that send and receive the packet.
+func (t *tracer) restrictions(from Side) {
+	c, v := t.c, t.v
+	if from == Inside {
+		t.restriction(c.boundOf(v.Src), Out, v.DstPort, v.Dst)
+	}
+	host, port := v.Dst, v.DstPort
+	switch o := c.owners.of(v.Dst); o.kind {
+	case static:
+		host = c.inOf.get(v.Dst)
+	case external:
+		if to, ok := c.forwardsIn[endpoint{v.Dst, v.DstPort, v.Proto}]; ok {
+			host, port = to.addr, to.port
+		} else if n := len(t.x.Sessions); n > 0 {
+			in := t.x.Sessions[n-1].Inside
+			host, port = to4(in.Addr()), in.Port()
+		}
+	}
+	if from == Inside && host == v.Src { // it went no further than its sender's session
+		return
+	}
+	if from == Inside && c.outOf.get(v.Src) != 0 && c.owners.of(v.Dst).kind != inside {
+		v.Src = c.outOf.get(v.Src) // as the other host of a hairpin sees it
+	}
+	t.restriction(c.boundOf(host), In, port, v.Src)
+}
+
+func (t *tracer) restriction(b *bound, d Direction, port uint16, rem uint32) {
+	if b == nil {
+		return
+	}
+	line, list, who := fmt.Sprintf("Restrictions[%d]", b.line), "Out", "to"
+	if d == In {
+		list, who = "In", "from"
+	}
+	i := b.covers(d, &t.v, port, rem)
+	if i < 0 && t.x.Verdict != DropNotAllowed {
+		t.add(line, "%q of %v: it is of a flow that was allowed", b.name, from4(b.host))
+		return
+	}
+	if i < 0 {
+		t.add(line, "%q of %v: no rule of %s covers it", b.name, from4(b.host), list)
+		return
+	}
+	r := &t.c.lines.Restrictions[b.line]
+	a := r.Out
+	if d == In {
+		a = r.In
+	}
+	t.add(fmt.Sprintf("%s.%s[%d]", line, list, i), "%q of %v: %s %s %s", b.name, from4(b.host), a[i].text(), who, a[i].remotes())
+}
+
+func (a *Allow) text() string {
+	what := "all protocols"
+	if a.Protocol >= 0 {
+		if what = ProtocolName(uint8(a.Protocol)); what == "" {
+			what = fmt.Sprintf("protocol %d", a.Protocol)
+		}
+	}
+	of := "ports"
+	if a.Protocol == packet.ICMP {
+		of = "types"
+	}
+	switch {
+	case !hasPorts(a.Protocol) || a.PortMin == 0 && a.PortMax == 0:
+		return what
+	case a.PortMin == a.PortMax:
+		return fmt.Sprintf("%s %s %d", what, of[:len(of)-1], a.PortMin)
+	}
+	return fmt.Sprintf("%s %s %d-%d", what, of, a.PortMin, a.PortMax)
+}
+
+func (a *Allow) remotes() string {
+	if len(a.Remotes) == 0 {
+		return "anywhere"
+	}
+	return fmt.Sprint(a.Remotes)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -344,5 +345,48 @@ func TestProbe(t *testing.T) {
 	}
 	if _, err := nat.Probe(packet.UDP, at(ip4("2001:db8::1"), 1), at(R1, 2)); err == nil || !strings.Contains(err.Error(), "IPv4") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestExplainRestrictions: the rule that lets a packet pass is named, or the restriction that does not.
+func TestExplainRestrictions(t *testing.T) {
+	t.Parallel()
+	p := policy(nat.Profile{}, static(A, E1), static(B, E2),
+		restrict("a", rules(allow(packet.ICMP, packet.Echo)), rules(allow(packet.TCP, 80), nat.Allow{Protocol: -1, Remotes: []netip.Prefix{netip.PrefixFrom(E2, 32)}}), A),
+		restrict("b", rules(nat.Allow{Protocol: packet.UDP, PortMin: 50, PortMax: 59}, nat.Allow{Protocol: 47}), nil, B))
+	p.Forwards = []nat.Forward{{Protocol: packet.UDP, Outside: at(PA, 8080), Inside: at(B, 80)}}
+	e, err := nat.New(nat.Config{Seed: 1}, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.Worker()
+	for _, c := range []struct {
+		from nat.AttachmentID
+		b    []byte
+		want []string // the lines about restrictions
+	}{
+		{0, tcp(at(A, 5000), at(R1, 80), syn, 1, 0, ""), []string{`Restrictions[0].Out[0] "a" of 10.0.1.10: tcp port 80 to anywhere`}},
+		{1, tcp(at(R1, 80), at(E1, 5000), syn|ack, 1, 2, ""), []string{`Restrictions[0] "a" of 10.0.1.10: it is of a flow that was allowed`}},
+		{0, tcp(at(A, 5000), at(R1, 81), syn, 1, 0, ""), []string{`Restrictions[0] "a" of 10.0.1.10: no rule of Out covers it`}},
+		{1, ping(at(R1, 1), E1), []string{`Restrictions[0].In[0] "a" of 10.0.1.10: icmp type 8 from anywhere`}},
+		{0, udp(at(A, 5000), at(E2, 50), "x"), []string{`Restrictions[0].Out[1] "a" of 10.0.1.10: all protocols to [198.51.100.130/32]`, `Restrictions[1].In[0] "b" of 10.0.1.11: udp ports 50-59 from anywhere`}},
+		{0, raw(47, A, E2), []string{`Restrictions[0].Out[1] "a" of 10.0.1.10: all protocols to [198.51.100.130/32]`, `Restrictions[1].In[1] "b" of 10.0.1.11: protocol 47 from anywhere`}},
+		{1, udp(at(R1, 5000), at(PA, 8080), "x"), []string{`Restrictions[1] "b" of 10.0.1.11: no rule of In covers it`}},
+		{0, udp(at(C, 5000), at(R1, 50), "x"), nil},
+	} {
+		q := packet.From(c.b)
+		x := e.Explain(&q, c.from, 0)
+		var got []string
+		for _, l := range x.Policy {
+			if strings.HasPrefix(l.Line, "Restrictions") {
+				got = append(got, l.Line+" "+l.Text)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", craft.Describe(c.b), got, c.want)
+		}
+		if v := w.Translate(&q, c.from, 0); v != x.Verdict {
+			t.Errorf("%s: %v, explained as %v", craft.Describe(c.b), v, x.Verdict)
+		}
 	}
 }

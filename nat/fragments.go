@@ -21,7 +21,8 @@ var reasmVerdicts = [...]Verdict{
 	reasm.Held: HeldFragment, reasm.Duplicate: DropFragmentDuplicate, reasm.Overlap: DropFragmentOverlap, reasm.Limit: DropFragmentLimit,
 }
 
-// fragment takes a piece in. The one that completes its datagram takes all of it through the pass that f is in.
+// fragment is for a piece that a pool is to translate. The one that completes its datagram takes all of it through the pass
+// that f is in.
 func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
 	v := &f.v
 	if _, ok := class(v.Proto); !ok {
@@ -31,6 +32,22 @@ func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
 		return DropFragmentPolicy // NGW-7
 	}
 	src, dstAddr := v.Src, v.Dst
+	if bad := w.gather(f); bad != Unset {
+		return bad
+	}
+	if f.looped || f.att.side == Outside {
+		return w.naptIn(f, d, dst)
+	}
+	way, ok := w.pol.route(src, dstAddr)
+	if !ok {
+		return DropNoPath
+	}
+	return w.naptOut(f, way.pool, dst)
+}
+
+// gather takes a piece in. With the one that completes its datagram, f is all of that.
+func (w *Worker) gather(f *flow) Verdict {
+	v := &f.v
 	fr := &w.e.frags
 	fr.mu.Lock()
 	key := reasm.Key{Src: v.Src, Dst: v.Dst, ID: v.ID, Attachment: uint16(f.from), Proto: v.Proto}
@@ -40,23 +57,20 @@ func (w *Worker) fragment(f *flow, d *pool, dst owner) Verdict {
 	}
 	fr.mu.Unlock()
 
-	defer func() { w.pieces = w.pieces[:0] }()
 	f.set = true
 	first := w.pieces[0].Bytes()
 	if v.Parse(first) != packet.OK || v.Whole(first, f.length) != packet.OK {
 		return DropMalformed
 	}
-	switch {
-	case v.Kind == packet.KindError:
+	if v.Kind == packet.KindError {
 		return DropICMPQuote
-	case f.looped || f.att.side == Outside:
-		return w.naptIn(f, d, dst)
 	}
-	way, ok := w.pol.route(src, dstAddr)
-	if !ok {
-		return DropNoPath
+	if mtu := w.pol.mtu[Inside]; f.looped && mtu > 0 { // the outbound pass has looked at this piece alone
+		if f.cut = 0; w.longestPiece() > mtu {
+			f.cut = mtu
+		}
 	}
-	return w.naptOut(f, way.pool, dst)
+	return Unset
 }
 
 // collect gives a piece to the store. If it completes its datagram, all pieces are then in Worker.pieces. The store is

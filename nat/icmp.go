@@ -93,6 +93,9 @@ func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 		to = Inside
 	}
 	if ext := w.pol.outOf.get(q.v.Dst); ext != 0 {
+		if b := w.pol.boundOf(f.v.Src); b != nil && !w.mayReport(f, b, Out, f.v.Dst) {
+			return DropNotAllowed
+		}
 		return w.sendErrorOut(f, &q, dst, to, ext, ext, 0, false)
 	}
 	if number == noPool {
@@ -104,6 +107,9 @@ func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 	ext, ok := w.externalOf(&q.v, number)
 	if !ok {
 		return DropICMPNoMapping // REQ-5
+	}
+	if b := w.pol.boundOf(f.v.Src); b != nil && !w.mayReport(f, b, Out, f.v.Dst) {
+		return DropNotAllowed
 	}
 	return w.sendErrorOut(f, &q, dst, to, ext.addr, ext.addr, ext.port, true)
 }
@@ -129,6 +135,9 @@ func (w *Worker) externalOf(q *packet.View, number int) (endpoint, bool) {
 	sh := w.enter(w.e.shardOf(q.Dst, q.DstPort, q.Proto))
 	ports := uint32(q.DstPort)<<16 | uint32(remPort)
 	h := sh.t.Live(sh.t.FindOut(sh.t.OutTag(q.Dst, q.Src, ports, q.Proto), q.Dst, q.Src, ports, q.Proto), w.tick)
+	if h != conntrack.None && sh.t.Rec(h).Has(conntrack.Filter) { // it came in 1:1
+		h = conntrack.None
+	}
 	if h == conntrack.None { // it may have passed through a mapping without a session
 		h = sh.t.Mapping(q.Dst, q.DstPort, uint16(number), q.Proto, w.tick)
 	}
@@ -158,6 +167,9 @@ func (w *Worker) staticErrorOut(f *flow, ext uint32, dst owner, to Side) Verdict
 	if bad := w.readError(f, &q); bad != Unset {
 		return bad
 	}
+	if bad := w.filter(f, to, f.v.Src, 0); bad != Unset {
+		return bad
+	}
 	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
@@ -177,6 +189,9 @@ func (w *Worker) staticErrorOut(f *flow, ext uint32, dst owner, to Side) Verdict
 func (w *Worker) staticErrorIn(f *flow, in uint32) Verdict {
 	var q quoted
 	if bad := w.readError(f, &q); bad != Unset {
+		return bad
+	}
+	if bad := w.filter(f, Inside, 0, in); bad != Unset {
 		return bad
 	}
 	if bad := w.fit(f, Inside); bad != Unset {

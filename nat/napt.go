@@ -37,10 +37,16 @@ func (w *Worker) naptOut(f *flow, number int, dst owner) Verdict {
 			return bad
 		}
 	} else {
+		if r = sh.t.Rec(h); r.Has(conntrack.Filter) {
+			// The other end reached this one 1:1, and its answers have another way.
+			return w.noteRefused(sh, DropNoPort, conntrack.Record{In: v.Src, InPort: v.SrcPort, Rem: v.Dst, RemPort: remPort, Proto: v.Proto})
+		}
+		if w.barred(v, v.Src, Out, v.DstPort, v.Dst, r) {
+			return DropNotAllowed
+		}
 		if bad := w.fit(f, to); bad != Unset {
 			return bad
 		}
-		r = sh.t.Rec(h)
 		if w.why == nil {
 			r.Attachment = uint16(f.from)
 		}
@@ -110,6 +116,9 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	v := &f.v
 	d := &w.pol.pools[number]
 	k, _ := class(v.Proto)
+	if w.barred(v, v.Src, Out, v.DstPort, v.Dst, nil) {
+		return nil, DropNotAllowed
+	}
 	pickup := false
 	if v.Proto == packet.TCP {
 		switch bad := startFlags(v.Flags); {
@@ -133,7 +142,7 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	}
 	switch {
 	case bad != Unset:
-	case !w.haveRecord(sh, d):
+	case !w.haveRecords(sh, d, 1):
 		bad = DropTableFull
 	case !w.assign(sh, d, k, &r):
 		bad = DropNoPort
@@ -146,20 +155,10 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 	if to == Inside {
 		r.Bits |= conntrack.Looped
 	}
-	switch v.Proto {
-	case packet.TCP:
-		if pickup {
-			r.Bits |= conntrack.Unknown
-		}
-		s := segment(w.first(f).Bytes(), v, f.length)
-		r.StartTCP(conntrack.Out, &s)
-	case packet.UDP:
-		if r.State = conntrack.UDPOpening; remPort == 53 {
-			r.State = conntrack.DNS
-		}
-	default:
-		r.State = conntrack.Query
+	if pickup {
+		r.Bits |= conntrack.Unknown
 	}
+	w.start(f, &r, conntrack.Out)
 	return w.add(f, sh, &r, conntrack.Out), Unset
 }
 
@@ -228,16 +227,17 @@ func (w *Worker) untally(in uint32, tallied conntrack.Bits, rate int) {
 // second is the current second, for rates.
 func (w *Worker) second() uint16 { return uint16(w.tick / 1000) }
 
-// haveRecord makes sure that add will find a record: a free one, or one to recycle.
-func (w *Worker) haveRecord(sh *shard, d *pool) bool {
-	if used, _ := w.occupied(sh); used < sh.t.Cap() {
+// haveRecords makes sure that add will find n records: free ones, or some to recycle.
+func (w *Worker) haveRecords(sh *shard, d *pool, n int) bool {
+	if used, _ := w.occupied(sh); sh.t.Cap()-used >= n {
 		return true
 	}
 	sh.t.Advance(w.tick, reclaimAtOnce)
-	if used, buried := w.occupied(sh); used < sh.t.Cap() || buried > 0 {
+	used, buried := w.occupied(sh)
+	if n -= sh.t.Cap() - used + buried; n <= 0 {
 		return true
 	}
-	return !d.NoRecycling && (sh.t.CanRecycle() || w.why != nil && w.why.shard == sh)
+	return !d.NoRecycling && w.unanswered(sh) >= n
 }
 
 // add makes the session of a packet in direction d.
@@ -294,6 +294,10 @@ func (w *Worker) naptIn(f *flow, d *pool, dst owner) Verdict {
 	sh := w.enter(number)
 	h, _ := sh.t.FindIn(sh.t.InTag(v.Dst, v.Src, v.DstPort, v.Proto), v.Dst, v.Src, v.DstPort, remPort, v.Proto)
 	if h = w.live(sh, h); h != conntrack.None {
+		r := sh.t.Rec(h)
+		if w.barred(v, r.In, In, r.InPort, v.Src, r) {
+			return DropNotAllowed
+		}
 		if bad := w.fit(f, Inside); bad != Unset {
 			return bad
 		}
@@ -336,8 +340,11 @@ func (w *Worker) unasked(f *flow, sh *shard, d *pool, dst owner) Verdict {
 		h = w.holder(sh, v)
 	}
 	r := sh.t.Rec(h)
-	if v.Proto == packet.TCP {
+	if v.Proto == packet.TCP || v.Proto == packet.UDP && w.pol.boundOf(r.In) != nil { // whose answer is to pass
 		return w.accept(f, sh, dst, endpoint{r.In, r.InPort, r.Proto}, conntrack.Independent)
+	}
+	if w.barred(v, r.In, In, r.InPort, v.Src, nil) {
+		return DropNotAllowed
 	}
 	// No session: it is the inside's packets that keep a mapping, and nobody outside can fill the table (U-3, C-3).
 	if bad := w.fit(f, Inside); bad != Unset {
@@ -360,6 +367,9 @@ func (w *Worker) unwanted(f *flow, d *pool, syn bool, why Verdict) Verdict {
 // accept makes the session of an inbound packet, to an endpoint that a forward or a mapping names.
 func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrack.Bits) Verdict {
 	v := &f.v
+	if w.barred(v, to.addr, In, to.port, v.Src, nil) {
+		return DropNotAllowed
+	}
 	if v.Proto == packet.TCP {
 		if bad := startFlags(v.Flags); bad != Unset {
 			return bad
@@ -370,7 +380,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	}
 	r := conntrack.Record{
 		In: to.addr, InPort: to.port, Rem: v.Src, RemPort: v.SrcPort, Ext: v.Dst, ExtPort: v.DstPort,
-		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, State: conntrack.UDPOpening, Attachment: anyAttachment,
+		Proto: v.Proto, Pool: dst.pool, Bits: conntrack.Inbound | how, Attachment: anyAttachment,
 	}
 	ports := uint32(to.port)<<16 | uint32(v.SrcPort)
 	if w.live(sh, sh.t.FindOut(sh.t.OutTag(to.addr, v.Src, ports, v.Proto), to.addr, v.Src, ports, v.Proto)) != conntrack.None {
@@ -380,7 +390,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	if bad != Unset {
 		return w.noteRefused(sh, bad, r)
 	}
-	if !w.haveRecord(sh, &w.pol.pools[dst.pool]) {
+	if !w.haveRecords(sh, &w.pol.pools[dst.pool], 1) {
 		w.untally(to.addr, tallied, 0)
 		return w.noteRefused(sh, DropTableFull, r)
 	}
@@ -388,10 +398,7 @@ func (w *Worker) accept(f *flow, sh *shard, dst owner, to endpoint, how conntrac
 	if f.looped {
 		r.Bits |= conntrack.Looped
 	}
-	if v.Proto == packet.TCP {
-		s := segment(w.first(f).Bytes(), v, f.length)
-		r.StartTCP(conntrack.In, &s)
-	}
+	w.start(f, &r, conntrack.In)
 	return w.deliver(f, w.add(f, sh, &r, conntrack.In))
 }
 

@@ -43,7 +43,9 @@ var faultVerdicts = [...]Verdict{
 func (w *Worker) one(p *packet.Packet, from AttachmentID, cause int) Verdict {
 	w.cause = cause
 	f := flow{p: p, from: from}
-	return w.count(w.decide(&f))
+	v := w.decide(&f)
+	w.pieces = w.pieces[:0]
+	return w.count(v)
 }
 
 func (w *Worker) decide(f *flow) Verdict {
@@ -136,11 +138,29 @@ func (w *Worker) noPath(f *flow, dst owner) Verdict {
 
 // pass sends a packet on as it is.
 func (w *Worker) pass(f *flow, to Side, v Verdict) Verdict {
+	if w.pol.restricted.n > 0 {
+		var out, in uint32
+		if f.att.side == Inside {
+			out = f.v.Src
+		}
+		if to == Inside {
+			in = f.v.Dst
+		}
+		if bad := w.filter(f, to, out, in); bad != Unset {
+			return bad
+		}
+	}
 	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
 	if f.att.router {
-		stepTTL(f.p)
+		if f.set {
+			for i := range w.pieces {
+				stepTTL(&w.pieces[i])
+			}
+		} else {
+			stepTTL(f.p)
+		}
 	}
 	return w.finish(f, v, to)
 }
@@ -210,12 +230,8 @@ func (w *Worker) fit(f *flow, to Side) Verdict {
 	if mtu == 0 || f.looped {
 		return Unset
 	}
-	longest, whole := 0, true
-	if f.set {
-		for i := range w.pieces {
-			longest = max(longest, w.pieces[i].Len)
-		}
-	} else {
+	longest, whole := w.longestPiece(), true
+	if !f.set {
 		longest, whole = f.p.WireLen(), f.p.Offload.GSO == packet.GSONone
 	}
 	switch {
@@ -227,6 +243,13 @@ func (w *Worker) fit(f *flow, to Side) Verdict {
 	}
 	w.icmpError(f, f.att.side, packet.Unreachable, 4, uint32(mtu)) // RFC 1191, section 4
 	return DropTooBig
+}
+
+func (w *Worker) longestPiece() (n int) {
+	for i := range w.pieces {
+		n = max(n, w.pieces[i].Len)
+	}
+	return n
 }
 
 // apply changes all packets of f.
@@ -281,6 +304,9 @@ func (w *Worker) staticOut(f *flow, ext uint32, dst owner) Verdict {
 	if v.Kind == packet.KindError {
 		return w.staticErrorOut(f, ext, dst, to)
 	}
+	if bad := w.filter(f, to, v.Src, 0); bad != Unset {
+		return bad
+	}
 	if bad := w.fit(f, to); bad != Unset {
 		return bad
 	}
@@ -317,6 +343,9 @@ func (w *Worker) staticIn(f *flow, in uint32) Verdict {
 	}
 	if v.Kind == packet.KindError {
 		return w.staticErrorIn(f, in)
+	}
+	if bad := w.filter(f, Inside, 0, in); bad != Unset {
+		return bad
 	}
 	if bad := w.fit(f, Inside); bad != Unset {
 		return bad

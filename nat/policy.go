@@ -56,6 +56,11 @@ type Policy struct {
 	// Unlent are external addresses that are ours and not in use: packets to them end as DropUnassigned, packets
 	// from outside that claim them as source are martians. Addresses of pools and static mappings need no mention.
 	Unlent []netip.Prefix
+	// Restrictions are hosts that may not start everything and be sent everything. Hosts that none names may.
+	Restrictions []Restriction
+	// RestrictionTimeouts are those of the sessions that remember flows of restricted hosts where they pass no pool. Zero
+	// values are those of GatewayProfile; UDP, and its opening, are for all protocols without ports, too.
+	RestrictionTimeouts Timeouts
 	// HairpinOff refuses packets from inside to external endpoints instead of looping them (RFC 4787 REQ-9).
 	HairpinOff bool
 	// MSSClamp lowers the MSS option of SYNs that are translated to at most this many bytes; 0 leaves it (T-16).
@@ -136,6 +141,31 @@ type Forward struct {
 	Protocol uint8
 	// Outside is an address of a pool, and a port; Inside the endpoint behind it.
 	Outside, Inside netip.AddrPort
+}
+
+// Restriction holds inside hosts to what is allowed, statefully (a security group): they may start the flows that a rule
+// of Out covers and be sent those that one of In covers. Answers pass whatever the rules say, as long as the flow's session
+// lives, and so do flows that were started under other rules. All else is DropNotAllowed.
+type Restriction struct {
+	// Name tells one restriction from another over changes of policy: while a host has one of the same name, its flows go
+	// on; when it has none, or another, they are cut.
+	Name string
+	// Hosts are inside addresses. A host is in one restriction at most.
+	Hosts []netip.Addr
+	// In and Out are what may be sent to a host and what it may start; none means nothing. The first packet of a flow is
+	// judged, of TCP also a later SYN, and an ICMP error that is not about a live flow of the host.
+	In, Out []Allow
+}
+
+// Allow is one rule of a Restriction.
+type Allow struct {
+	// Protocol is an IP protocol number, -1 for all.
+	Protocol int
+	// PortMin and PortMax bound the port of the receiving end, both included: of In the host's own, of Out the remote one
+	// as the host knows it. 0 and 0 are all. For ICMP they bound the message type. Other protocols have none.
+	PortMin, PortMax uint16
+	// Remotes are the addresses that the other end may have, as the host sees them; none means all.
+	Remotes []netip.Prefix
 }
 
 // Service is an endpoint of the gateway's own.

@@ -19,6 +19,7 @@ func (e *Engine) Preview(p *Policy, now time.Duration) (Impact, error) {
 	e.applyMu.Lock()
 	defer e.applyMu.Unlock()
 	next := e.compile(p, e.renumber(p))
+	next.inherit(e.pol, e.pol.epoch+1)
 	timeouts := e.timeouts(next)
 	var impact Impact
 	for i := range e.shards {

@@ -98,6 +98,17 @@ func (w *Worker) occupied(sh *shard) (used, buried int) {
 	return used, buried
 }
 
+// unanswered is how many sessions would give way to new ones.
+func (w *Worker) unanswered(sh *shard) int {
+	n := sh.t.Unanswered()
+	if w.why != nil && w.why.shard == sh {
+		if n++; w.why.victim != conntrack.None {
+			n--
+		}
+	}
+	return n
+}
+
 // countHost counts one more session of an inside host.
 func (w *Worker) countHost(in uint32, limit, rate int) tallied {
 	if w.why == nil {

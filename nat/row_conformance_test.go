@@ -116,10 +116,10 @@ func rowTests(t *testing.T) (names []string) {
 }
 
 var (
-	testName  = regexp.MustCompile(`^Test([A-Z])(\d+)_\w+$`)
-	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]-\d+) \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$`)
+	testName  = regexp.MustCompile(`^Test([A-Z]+)(\d+)_\w+$`)
+	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]+-\d+) \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$`)
 	status    = regexp.MustCompile(`^(kept(;.+)?|(kept by option|kept in part|not kept|does not apply): .+)$`)
-	rowRange  = regexp.MustCompile(`([A-Z])-(\d+)(?: to ([A-Z])-(\d+))?`)
+	rowRange  = regexp.MustCompile(`([A-Z]+)-(\d+)(?: to ([A-Z]+)-(\d+))?`)
 )
 
 // conformanceFaults compares a page with the tests that there are.

@@ -70,8 +70,8 @@ func (p *Policy) Validate() error {
 		q.Profile.validate(what, &f)
 		p.validateBlocks(what, &q, &f)
 	}
-	if len(p.Pools) > 1<<16 {
-		f.add("%d pools: at most 65,536", len(p.Pools))
+	if len(p.Pools) > 1<<16-1 {
+		f.add("%d pools: at most 65,535", len(p.Pools))
 	}
 	insides := map[netip.Addr]bool{}
 	for _, s := range p.Static {
@@ -89,6 +89,7 @@ func (p *Policy) Validate() error {
 	}
 	p.validateForwards(&f, ext)
 	p.validateRoutes(&f, pools)
+	p.validateRestrictions(&f)
 	for _, n := range []struct {
 		what string
 		v    int

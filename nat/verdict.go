@@ -119,6 +119,8 @@ const (
 	DropHairpin
 	// DropOutOfWindow: a RST outside the window, with the policy set to drop it.
 	DropOutOfWindow
+	// DropNotAllowed: no rule of a restricted host covers the packet, and it is no answer.
+	DropNotAllowed
 	// DropLeak: the result would have carried a source outside the external set. It never happens; if it does, the
 	// packet stays here.
 	DropLeak
@@ -181,6 +183,7 @@ var verdictInfo = [numVerdicts]struct{ name, text string }{
 	DropLand:              {"land", "source and destination would be the same endpoint"},
 	DropHairpin:           {"no_hairpin", "hairpinning is off, or would loop"},
 	DropOutOfWindow:       {"out_of_window", "a RST outside the window of its connection"},
+	DropNotAllowed:        {"not_allowed", "no rule of the host's security groups allows it"},
 	DropLeak:              {"leak", "the result had a source outside the external set"},
 }
 

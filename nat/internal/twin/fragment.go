@@ -49,6 +49,11 @@ func (s *step) collect(pool *nat.Pool) nat.Verdict {
 	case pool.Profile.FragmentsUDPOnly && s.h.proto != packet.UDP:
 		return nat.DropFragmentPolicy
 	}
+	return s.gather()
+}
+
+// gather is collect for whatever needs whole datagrams.
+func (s *step) gather() nat.Verdict {
 	if s.looped() { // what waits is what the outbound half made of it
 		if s.at.Router {
 			s.b[8]--

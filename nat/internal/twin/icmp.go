@@ -85,6 +85,9 @@ func (s *step) errorOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 		return v
 	}
 	if to, ok := s.t.policy.staticOut(q.dst.Addr()); ok { // a router inside, about a packet to a 1:1 host
+		if r := s.t.policy.restriction(s.h.src.Addr()); r != nil && !s.reports(r, s.h.src.Addr(), false, s.h.dst.Addr()) {
+			return nat.DropNotAllowed
+		}
 		if v := s.fits(egress); v != nat.Unset {
 			return v
 		}
@@ -99,7 +102,7 @@ func (s *step) errorOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 		return nat.DropICMPNoMapping
 	}
 	var ext netip.AddrPort
-	if se := s.t.outbound(q.proto, q.dst, quoted(q, q.src)); se != nil {
+	if se := s.t.outbound(q.proto, q.dst, quoted(q, q.src)); se != nil && se.filter == "" {
 		ext = se.ext
 	} else if m := s.t.mappingOf(pool, q.proto, q.dst); m != nil { // it may have passed without a session
 		ext = m.ext
@@ -107,6 +110,9 @@ func (s *step) errorOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 		ext = at
 	} else {
 		return nat.DropICMPNoMapping
+	}
+	if r := s.t.policy.restriction(s.h.src.Addr()); r != nil && !s.reports(r, s.h.src.Addr(), false, s.h.dst.Addr()) {
+		return nat.DropNotAllowed
 	}
 	if v := s.fits(egress); v != nat.Unset {
 		return v
@@ -130,6 +136,9 @@ func (s *step) staticOut(ext netip.Addr, egress nat.Side) nat.Verdict {
 		if fault != nat.Unset {
 			return fault
 		}
+		if v := s.filter(egress, s.h.src.Addr(), netip.Addr{}); v != nat.Unset {
+			return v
+		}
 		if v := s.fits(egress); v != nat.Unset {
 			return v
 		}
@@ -141,6 +150,8 @@ func (s *step) staticOut(ext netip.Addr, egress nat.Side) nat.Verdict {
 		}
 		s.setQuote(q, 16, netip.AddrPortFrom(to, 0), false)
 		v = nat.ErrorOutbound
+	} else if v := s.filter(egress, s.h.src.Addr(), netip.Addr{}); v != nat.Unset {
+		return v
 	} else if v := s.fits(egress); v != nat.Unset {
 		return v
 	}
@@ -159,8 +170,13 @@ func (s *step) staticIn(in netip.Addr) nat.Verdict {
 		if fault != nat.Unset {
 			return fault
 		}
+		if v := s.filter(nat.Inside, netip.Addr{}, in); v != nat.Unset {
+			return v
+		}
 		s.setQuote(q, 12, netip.AddrPortFrom(in, 0), false)
 		v = nat.ErrorInbound
+	} else if v := s.filter(nat.Inside, netip.Addr{}, in); v != nat.Unset {
+		return v
 	}
 	if v := s.fitsIn(); v != nat.Unset {
 		return v

@@ -36,6 +36,12 @@ func (s *step) naptOut(pool *nat.Pool, egress nat.Side) nat.Verdict {
 			return v
 		}
 	} else {
+		switch {
+		case se.filter != "": // its other end came in 1:1
+			return s.t.refused(nat.DropNoPort, &session{proto: s.h.proto, in: s.h.src, rem: rem})
+		case s.barred(s.h.src.Addr(), false, s.h.dst.Port(), rem.Addr(), se):
+			return nat.DropNotAllowed
+		}
 		if v := s.fits(egress); v != nat.Unset {
 			return v
 		}
@@ -69,7 +75,7 @@ func (s *step) track(se *session, d int) bool {
 			se.lastSeen = s.t.now
 		}
 	// RFC 4787 REQ-6: the inside keeps a session; that the outside does is an option (U-2, U-3).
-	case d == out || s.t.policy.pool(se.pool).Profile.InboundRefresh:
+	case d == out || s.t.policy.poolFor(se).Profile.InboundRefresh:
 		se.lastSeen = s.t.now
 	}
 	if answer {
@@ -94,6 +100,9 @@ func starts(flags uint8) nat.Verdict {
 
 // open makes a session for an outbound packet that has none.
 func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*session, nat.Verdict) {
+	if s.barred(s.h.src.Addr(), false, s.h.dst.Port(), rem.Addr(), nil) {
+		return nil, nat.DropNotAllowed
+	}
 	if s.h.proto == packet.TCP {
 		switch v := starts(s.h.flags); {
 		case v == nat.DropBadFlags:
@@ -117,7 +126,7 @@ func (s *step) open(pool *nat.Pool, rem netip.AddrPort, egress nat.Side) (*sessi
 	if limit := s.t.policy.HostRate; limit > 0 && s.madeNow(host) >= limit {
 		return nil, s.refuse(pool, se, nat.DropHostRate)
 	}
-	if !s.haveRecord(pool) {
+	if !s.haveRecords(pool, 1) {
 		return nil, s.refuse(pool, se, nat.DropTableFull)
 	}
 	if ext, ok := s.t.policy.forwardOut(pool, se.proto, se.in); ok {
@@ -171,12 +180,15 @@ func (s *step) madeNow(host netip.Addr) int {
 	return 0
 }
 
-// haveRecord: there is one, or will be with the end of a quarantine or of a session that nobody answered (B-43).
-func (s *step) haveRecord(pool *nat.Pool) bool {
-	if len(s.t.sessions) < s.t.cfg.Sessions {
-		return true
+// haveRecords: there are n, or will be with the end of quarantines or of sessions that nobody answered (B-43).
+func (s *step) haveRecords(pool *nat.Pool, n int) bool {
+	have := s.t.cfg.Sessions - len(s.t.sessions)
+	for _, se := range s.t.sessions {
+		if !pool.Profile.NoRecycling && !se.replied {
+			have++
+		}
 	}
-	return !pool.Profile.NoRecycling && slices.ContainsFunc(s.t.sessions, func(se *session) bool { return !se.replied })
+	return have >= n
 }
 
 // add puts a session into the table. If that is full, the oldest session that never saw an answer gives way; one that
@@ -232,6 +244,9 @@ func (s *step) naptIn() nat.Verdict {
 	}
 	ext, rem := s.h.dst, s.rem(s.h.src)
 	if se := s.t.inbound(s.h.proto, ext, rem); se != nil {
+		if s.barred(se.in.Addr(), true, se.in.Port(), rem.Addr(), se) {
+			return nat.DropNotAllowed
+		}
 		if v := s.fitsIn(); v != nat.Unset {
 			return v
 		}
@@ -250,8 +265,11 @@ func (s *step) naptIn() nat.Verdict {
 	if !s.passes(pool, m, rem) {
 		return s.unwanted(pool, nat.DropFiltered)
 	}
-	if s.h.proto == packet.TCP {
+	if s.h.proto == packet.TCP || s.h.proto == packet.UDP && s.t.policy.restriction(m.in.Addr()) != nil {
 		return s.accept(pool, m.in, rem, false)
+	}
+	if s.barred(m.in.Addr(), true, m.in.Port(), rem.Addr(), nil) {
+		return nat.DropNotAllowed
 	}
 	if v := s.fitsIn(); v != nat.Unset {
 		return v
@@ -288,6 +306,9 @@ func (s *step) deliver(to netip.AddrPort) nat.Verdict {
 
 // accept makes the session of an inbound packet to a port forward, or of a SYN that a filter lets through.
 func (s *step) accept(pool *nat.Pool, to, rem netip.AddrPort, forwarded bool) nat.Verdict {
+	if s.barred(to.Addr(), true, to.Port(), rem.Addr(), nil) {
+		return nat.DropNotAllowed
+	}
 	if s.h.proto == packet.TCP {
 		if v := starts(s.h.flags); v != nat.Unset {
 			return v
@@ -303,7 +324,7 @@ func (s *step) accept(pool *nat.Pool, to, rem netip.AddrPort, forwarded bool) na
 		return s.t.refused(nat.DropNoPort, se) // these two already talk through another external endpoint
 	case s.full(to.Addr()):
 		return s.t.refused(nat.DropHostLimit, se)
-	case !s.haveRecord(pool):
+	case !s.haveRecords(pool, 1):
 		return s.t.refused(nat.DropTableFull, se)
 	}
 	if se.proto == packet.TCP {

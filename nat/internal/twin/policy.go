@@ -3,6 +3,7 @@
 package twin
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,11 +13,21 @@ import (
 )
 
 // policy answers questions about a nat.Policy by looking through its lists.
-type policy struct{ nat.Policy }
+type policy struct {
+	nat.Policy
+	tracker nat.Pool // stands for a pool where a filter session has none
+}
 
 // newPolicy copies p and fills in what it leaves out.
 func newPolicy(p *nat.Policy) *policy {
-	q := &policy{*p}
+	q := &policy{Policy: *p}
+	q.Restrictions = slices.Clone(q.Restrictions)
+	q.tracker.Profile = nat.GatewayProfile()
+	q.tracker.Profile.InboundRefresh = true
+	t, given := &q.tracker.Profile.Timeouts, p.RestrictionTimeouts
+	t.UDP, t.DNS, t.UDPOpening = cmp.Or(given.UDP, t.UDP), cmp.Or(given.DNS, t.DNS), given.UDPOpening
+	t.TCPEstablished, t.TCPOpening = cmp.Or(given.TCPEstablished, t.TCPEstablished), cmp.Or(given.TCPOpening, t.TCPOpening)
+	t.TCPClosing, t.ICMP = cmp.Or(given.TCPClosing, t.TCPClosing), cmp.Or(given.ICMP, t.ICMP)
 	if len(q.Attachments) == 0 {
 		q.Attachments = []nat.Attachment{{ID: 0, Side: nat.Inside}, {ID: 1, Side: nat.Outside}}
 	}
@@ -88,6 +99,14 @@ func (p *policy) pool(name string) *nat.Pool {
 		return nil
 	}
 	return &p.Pools[i]
+}
+
+// poolFor is what says how a session is treated.
+func (p *policy) poolFor(s *session) *nat.Pool {
+	if s.filter != "" {
+		return &p.tracker
+	}
+	return p.pool(s.pool)
 }
 
 // staticOut and staticIn are the other end of a 1:1 mapping.
@@ -198,8 +217,8 @@ func independent(pool *nat.Pool, proto uint8) bool {
 
 // timeout is how long a session lives after the packet that refreshed it.
 func (p *policy) timeout(s *session) int64 {
-	t := p.pool(s.pool).Profile.Timeouts
-	d := t.ICMP
+	t := p.poolFor(s).Profile.Timeouts
+	d := t.UDP
 	switch {
 	case s.proto == packet.TCP && s.tcp.state == opening:
 		d = t.TCPOpening
@@ -209,16 +228,19 @@ func (p *policy) timeout(s *session) int64 {
 		d = t.TCPClosing
 	case s.dns():
 		d = t.DNS
-	case s.proto == packet.UDP && !s.replied && t.UDPOpening != 0:
+	case s.proto == packet.ICMP:
+		d = t.ICMP
+	case !s.replied && t.UDPOpening != 0:
 		d = t.UDPOpening
-	case s.proto == packet.UDP:
-		d = t.UDP
 	}
 	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }
 
 // agrees reports whether a session may go on under this policy: it would still be sent out by its pool, as it is.
 func (p *policy) agrees(s *session) bool {
+	if s.filter != "" {
+		return p.keeps(s)
+	}
 	pool, _ := p.poolOf(s.ext.Addr())
 	if pool == nil || pool.Name != s.pool || !p.inside(s.in.Addr()) || p.inside(s.rem.Addr()) {
 		return false

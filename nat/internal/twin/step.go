@@ -118,6 +118,9 @@ func (s *step) addresses() nat.Verdict {
 func (s *step) outward() nat.Verdict {
 	p, src, dst := s.t.policy, s.h.src.Addr(), s.h.dst.Addr()
 	if p.inside(dst) { // VPC-1
+		if v := s.filter(nat.Inside, src, dst); v != nat.Unset {
+			return v
+		}
 		if v := s.fits(nat.Inside); v != nat.Unset {
 			return v
 		}
@@ -128,6 +131,9 @@ func (s *step) outward() nat.Verdict {
 		return s.noPath()
 	}
 	if r.Bypass {
+		if v := s.filter(nat.Outside, src, netip.Addr{}); v != nat.Unset {
+			return v
+		}
 		if v := s.fits(nat.Outside); v != nat.Unset {
 			return v
 		}
@@ -178,6 +184,9 @@ func (s *step) noPath() nat.Verdict {
 func (s *step) inward() nat.Verdict {
 	p, dst := s.t.policy, s.h.dst.Addr()
 	if p.inside(dst) { // by a bypass, or it would not have come so far
+		if v := s.filter(nat.Inside, netip.Addr{}, dst); v != nat.Unset {
+			return v
+		}
 		if v := s.fits(nat.Inside); v != nat.Unset {
 			return v
 		}

@@ -42,7 +42,12 @@ func after(a, b uint32) bool  { return int32(a-b) > 0 }
 
 // start is the connection that a segment from direction d makes. One without SYN is from the middle (T-13).
 func (c *tcp) start(d int, s segment, inbound bool) {
-	*c = tcp{state: opening, inbound: inbound, pickedUp: !s.has(packet.SYN)}
+	c.begins(d, s, inbound, !s.has(packet.SYN))
+}
+
+// begins is start where the segment alone does not say whether it is from the middle.
+func (c *tcp) begins(d int, s segment, inbound, pickedUp bool) {
+	*c = tcp{state: opening, inbound: inbound, pickedUp: pickedUp}
 	for i := range c.peers {
 		c.peers[i].scale = -1
 	}

@@ -35,11 +35,12 @@ type session struct {
 	proto        uint8
 	in, ext, rem netip.AddrPort // of an ICMP query: the identifier inside and outside, and 0
 	pool         string
-	independent  bool // its external endpoint is a mapping for all remote endpoints
-	forwarded    bool // its external endpoint is that of a port forward
-	replied      bool // the other side has sent something
-	counted      bool // towards the limits of its host
-	bounded      bool // towards that of its destination
+	filter       string // the restriction that it remembers flows for, where no pool does; "" if one does
+	independent  bool   // its external endpoint is a mapping for all remote endpoints
+	forwarded    bool   // its external endpoint is that of a port forward
+	replied      bool   // the other side has sent something
+	counted      bool   // towards the limits of its host
+	bounded      bool   // towards that of its destination
 	lastSeen     int64
 	paired       int       // the generation of policy in which its address became its host's; 0: it did not
 	packets      [2]uint64 // by direction
@@ -58,12 +59,12 @@ func (s *session) state() string {
 		return s.tcp.state
 	case s.dns():
 		return "dns"
-	case s.proto == packet.UDP && !s.replied:
+	case s.proto == packet.ICMP:
+		return "query"
+	case !s.replied:
 		return "udp_opening"
-	case s.proto == packet.UDP:
-		return "udp"
 	}
-	return "query"
+	return "udp"
 }
 
 // port is an external endpoint of a protocol.
@@ -210,7 +211,7 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 	// Time-outs may be others now: what has timed out by the new ones is not cut.
 	cut := func(s *session) bool { return !t.policy.agrees(s) }
 	dead := func(s *session) bool {
-		return t.policy.pool(s.pool) != nil && t.end(s) <= t.now
+		return t.policy.poolFor(s) != nil && t.end(s) <= t.now
 	}
 	var want nat.Impact
 	for _, s := range t.sessions {

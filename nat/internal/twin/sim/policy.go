@@ -52,6 +52,7 @@ type world struct {
 	forwards         bool
 	icmpRate         int
 	routers          bool
+	restricted       int  // which hosts are: see restrict
 	claimsEverything bool // the attachment with sources names all addresses
 }
 
@@ -93,6 +94,7 @@ func newWorld(d *dice, crowded bool) world {
 	if w.cfg.Shards > 1 && !crowded { // what a shard has of a short supply is not for the twin to know
 		w.cfg.Sessions = 4 * 512
 	}
+	w.restricted = pick(d, 0, 0, 1, 2)
 	return w
 }
 
@@ -190,6 +192,9 @@ func (w *world) policy(d *dice) *nat.Policy {
 			{Protocol: packet.TCP, Outside: netip.AddrPortFrom(poolB, 8080), Inside: at("10.0.4.4:80")},
 		}
 	}
+	if w.restricted > 0 {
+		w.restrict(p, d)
+	}
 	if d != nil {
 		w.vary(p, d)
 		if p.Pools[0].Profile.PortBlock > 0 {
@@ -232,4 +237,36 @@ func (w *world) vary(p *nat.Policy, d *dice) {
 			}
 		}
 	}
+}
+
+// restrict restricts a 1:1 host, a host behind pool a and one behind pool b, or all but two of the cast: with d by other
+// rules, or others.
+func (w *world) restrict(p *nat.Policy, d *dice) {
+	r := nat.Restriction{
+		Name: "few", Hosts: []netip.Addr{hosts[0], hosts[3], hosts[6]},
+		In:  []nat.Allow{{Protocol: packet.TCP, PortMin: 80, PortMax: 5001}, {Protocol: packet.ICMP, PortMin: 8, PortMax: 11}, {Protocol: packet.UDP, Remotes: []netip.Prefix{prefix("203.0.113.10/32"), prefix("10.0.0.0/16")}}},
+		Out: []nat.Allow{{Protocol: packet.TCP, PortMin: 53, PortMax: 443}, {Protocol: packet.UDP}, {Protocol: -1, Remotes: []netip.Prefix{prefix("192.0.2.0/24"), knowing, prefix("198.51.100.0/28")}}},
+	}
+	if w.restricted == 2 {
+		r.Name, r.Hosts = "many", []netip.Addr{hosts[1], hosts[2], hosts[3], hosts[4], hosts[6]}
+		p.RestrictionTimeouts = nat.Timeouts{UDPOpening: 20 * time.Second, TCPEstablished: time.Hour}
+	}
+	if d != nil {
+		switch d.n(8) {
+		case 0:
+			return
+		case 1:
+			r.Name = "others"
+		case 2:
+			r.Hosts = r.Hosts[1:]
+		case 3:
+			r.In, r.Out = r.Out, r.In
+		case 4:
+			r.In, r.Out = nil, []nat.Allow{{Protocol: -1}}
+		case 5:
+			p.Restrictions = append(p.Restrictions, nat.Restriction{Name: "more", Hosts: r.Hosts[:1], In: r.In})
+			r.Hosts = r.Hosts[1:]
+		}
+	}
+	p.Restrictions = append(p.Restrictions, r)
 }
