@@ -63,7 +63,7 @@ func TestCheckNamesFaults(t *testing.T) {
 		{"lost record", func(t *Table) { t.recs[4].State = Free }, "record 4 (free)"},
 		{"state", func(t *Table) { t.recs[4].State = NumStates }, "record 4 has state 10"},
 		{"state of another protocol", func(t *Table) { t.recs[4].State = UDP }, "record 4 of protocol 6 is in state udp"},
-		{"unknown protocol", func(t *Table) { t.recs[6].Proto = 47 }, "record 6 of protocol 47 is in state udp"},
+		{"unknown protocol", func(t *Table) { t.recs[6].Proto, t.recs[6].State = 47, DNS }, "record 6 of protocol 47 is in state dns"},
 		{"last seen", func(t *Table) { t.recs[4].LastSeen = 1 << 30 }, "record 4 was last seen at tick"},
 		{"clock", func(t *Table) { t.wheel.now = 1 << 30 }, "wheel: stands at tick 1073741824, after now"},
 		{"quarantine count", func(t *Table) { t.quarantine.n++ }, "quarantine: ends with record 5 after 1, not with 5 after 2"},

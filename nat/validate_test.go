@@ -36,7 +36,7 @@ func TestValidate(t *testing.T) {
 		"198.51.100.1 belongs to pool \"pool\" already":                            func(p *nat.Policy) { p.Pools[0].Draining = []netip.Addr{PA} },
 		"pool 1: has no name":                                                      func(p *nat.Policy) { p.Pools[0].Name, p.Routes = "", nil },
 		"there are two of that name":                                               func(p *nat.Policy) { p.Pools = append(p.Pools, nat.Pool{Name: "pool"}) },
-		"65538 pools: at most 65,536":                                              func(p *nat.Policy) { p.Pools = append(p.Pools, make([]nat.Pool, 1<<16+1)...) },
+		"65538 pools: at most 65,535":                                              func(p *nat.Policy) { p.Pools = append(p.Pools, make([]nat.Pool, 1<<16+1)...) },
 		"static 2001:db8::1 to 198.51.100.129: 2001:db8::1 is not an IPv4 address": static(v6, E1),
 		"203.0.113.9 is not inside":                                                static(R1, E1),
 		"10.0.1.10 has another one":                                                func(p *nat.Policy) { static(A, E1)(p); static(A, E2)(p) },
