@@ -32,6 +32,7 @@ type policy struct {
 	bounds     []bound
 	bypass     bool // some route has Bypass
 	draining   bool // some pool has Draining
+	routers    bool // some pool has a Router
 
 	hairpinOff, strictQuotes, dropBadResets bool
 	mssClamp                                uint16
@@ -66,6 +67,7 @@ type pool struct {
 	name   string
 	addrs  []uint32
 	blocks blocks
+	router uint32 // 0: that of the policy
 	// reserved has a bit for each port that forwards and services take, by class.
 	reserved [NumClasses]*[1 << 16 / 64]uint64
 }
@@ -189,6 +191,9 @@ func (c *policy) compilePool(q Pool, n int) {
 	}
 	d := &c.pools[n]
 	d.Profile, d.name = q.Profile.orDefault(), q.Name
+	if q.Router.IsValid() {
+		c.routers, d.router = true, to4(q.Router)
+	}
 	for _, a := range q.Addresses {
 		d.addrs = append(d.addrs, to4(a))
 		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n)})
@@ -267,6 +272,17 @@ func (c *policy) route(src, dst uint32) (route, bool) {
 		return route{}, false
 	}
 	return set.byDst.Lookup(from4(dst))
+}
+
+// insideRouter is where an ICMP error about a packet of an inside host is from, 0 if from nobody in particular.
+func (c *policy) insideRouter(src, dst uint32) uint32 {
+	if c.routers && c.owners.of(dst).kind != inside {
+		way, ok := c.route(src, dst)
+		if ok && !way.bypass && way.pool >= 0 && !(way.static && c.outOf.get(src) != 0) && c.pools[way.pool].router != 0 {
+			return c.pools[way.pool].router
+		}
+	}
+	return c.router[Inside]
 }
 
 // orDefault fills in what a Profile leaves out.

@@ -99,7 +99,10 @@ func (w *Worker) icmpError(f *flow, to Side, typ, code uint8, rest uint32) {
 		v.Type != packet.Timestamp && v.Type != packet.TimestampReply {
 		return
 	}
-	src := w.pol.router[to]
+	src := w.pol.router[Outside]
+	if to == Inside {
+		src = w.pol.insideRouter(v.Src, v.Dst)
+	}
 	if src == 0 {
 		src = v.Dst
 	}

@@ -65,7 +65,7 @@ type Policy struct {
 	HairpinOff bool
 	// MSSClamp lowers the MSS option of SYNs that are translated to at most this many bytes; 0 leaves it (T-16).
 	MSSClamp uint16
-	// InsideRouter and OutsideRouter are the source addresses of the ICMP errors that the engine makes for hosts
+	// InsideRouter (unless Pool.Router says otherwise) and OutsideRouter are the source addresses of the ICMP errors that the engine makes for hosts
 	// inside and outside. Invalid: the destination of the packet in question for inside hosts; for outside hosts the
 	// external address it was sent to.
 	InsideRouter, OutsideRouter netip.Addr
@@ -128,6 +128,9 @@ type Pool struct {
 	Addresses []netip.Addr
 	// Draining are further addresses: their sessions go on, new ones are not made.
 	Draining []netip.Addr
+	// Router is the source address of the ICMP errors that the engine makes for inside hosts about packets that leave
+	// through this pool (NGW-10); invalid: Policy.InsideRouter.
+	Router netip.Addr
 	// Profile is the behaviour, usually one of GatewayProfile, RFCProfile and AWSProfile; the zero value is the first.
 	Profile Profile
 }

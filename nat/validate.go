@@ -67,6 +67,9 @@ func (p *Policy) Validate() error {
 		for _, a := range q.Draining {
 			claim(what+", draining", a)
 		}
+		if q.Router.IsValid() && !q.Router.Is4() {
+			f.add("%s: router: %v is not an IPv4 address", what, q.Router)
+		}
 		q.Profile.validate(what, &f)
 		p.validateBlocks(what, &q, &f)
 	}

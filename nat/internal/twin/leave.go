@@ -200,8 +200,17 @@ func (s *step) answer(typ, code uint8, rest uint32) {
 		return
 	}
 	p, src := s.t.policy, addr(s.in[16:])
-	if router := p.InsideRouter; s.at.Side == nat.Inside && router.IsValid() {
-		src = router
+	if s.at.Side == nat.Inside {
+		router := p.InsideRouter
+		_, static := p.staticOut(addr(s.in[12:]))
+		if r, ok := p.route(addr(s.in[12:]), src); ok && !p.inside(src) && !r.Bypass && r.Pool != "" && !(r.Static && static) {
+			if q := p.pool(r.Pool); q.Router.IsValid() { // NGW-10
+				router = q.Router
+			}
+		}
+		if router.IsValid() {
+			src = router
+		}
 	}
 	if router := p.OutsideRouter; s.at.Side == nat.Outside && router.IsValid() {
 		src = router

@@ -184,6 +184,7 @@ func (w *world) policy(d *dice) *nat.Policy {
 	}
 	if w.routers {
 		p.InsideRouter, p.OutsideRouter = ip("10.0.0.1"), unlent
+		p.Pools[0].Router = ip("10.0.0.2")
 	}
 	if w.forwards {
 		p.Forwards = []nat.Forward{
