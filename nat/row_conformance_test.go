@@ -116,10 +116,11 @@ func rowTests(t *testing.T) (names []string) {
 }
 
 var (
-	testName  = regexp.MustCompile(`^Test([A-Z]+)(\d+)_\w+$`)
-	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]+-\d+) \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$`)
+	// The series of the edge are package vpc's.
+	testName  = regexp.MustCompile(`^Test(SG|[A-Z])(\d+)_\w+$`)
+	tableLine = regexp.MustCompile(`(?m)^\| ((?:SG|[A-Z])-\d+) \| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$`)
 	status    = regexp.MustCompile(`^(kept(;.+)?|(kept by option|kept in part|not kept|does not apply): .+)$`)
-	rowRange  = regexp.MustCompile(`([A-Z]+)-(\d+)(?: to ([A-Z]+)-(\d+))?`)
+	rowRange  = regexp.MustCompile(`\b(SG|[A-Z])-(\d+)(?: to (SG|[A-Z])-(\d+))?`)
 )
 
 // conformanceFaults compares a page with the tests that there are.
