@@ -390,3 +390,16 @@ func TestExplainRestrictions(t *testing.T) {
 		}
 	}
 }
+
+// TestHeaderFaults: every packet that cannot be read says why.
+func TestHeaderFaults(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"short": {0x45}, "version": append([]byte{0x65}, make([]byte, 40)...), "header length": append([]byte{0x44}, make([]byte, 40)...),
+		"total length": append([]byte{0x45, 0, 0, 19}, make([]byte, 40)...), "truncated": append([]byte{0x45, 0, 0, 99}, make([]byte, 40)...),
+		"checksum": append([]byte{0x45, 0, 0, 20}, make([]byte, 40)...),
+	} {
+		if h := nat.ReadHeader(b); h.Fault == "" {
+			t.Errorf("%s: %+v", name, h)
+		}
+	}
+}

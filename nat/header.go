@@ -41,7 +41,8 @@ type Header struct {
 // faultTexts say what each packet.Fault is.
 var faultTexts = [...]string{
 	packet.OK: "", packet.ShortPacket: "shorter than an IPv4 header", packet.NotIPv4: "not version 4",
-	packet.BadIHL: "a header length that cannot be", packet.BadLength: "shorter than its total length says",
+	packet.BadIHL: "a header length below 20 bytes", packet.BadTotal: "a total length below that of the header",
+	packet.BadLength:         "shorter than its total length says",
 	packet.BadHeaderChecksum: "a wrong header checksum", packet.SourceRoute: "a source route option",
 	packet.BadOption: "an option that runs out of the header", packet.BadTransport: "a transport header that contradicts the packet",
 	packet.TinyFragment: "a fragment without its transport header, or over it", packet.BadFragment: "a fragment that cannot be one",

@@ -15,7 +15,7 @@ type reason int
 const (
 	otherInterface reason = iota
 	notIPv4
-	truncated
+	snapped
 	badFrame
 	numReasons
 )
@@ -24,7 +24,7 @@ const (
 var reasonTexts = [numReasons]struct{ name, text string }{
 	otherInterface: {"other_interface", "from an interface named neither inside nor outside"},
 	notIPv4:        {"not_ipv4", "not an IPv4 packet"},
-	truncated:      {"truncated", "cut by the snap length of the capture"},
+	snapped:        {"snaplen", "cut by the snap length of the capture"},
 	badFrame:       {"bad_frame", "a frame without its header"},
 }
 
@@ -80,7 +80,7 @@ func ipv4(p *pcapng.Packet) ([]byte, *skip) {
 	if cut := p.Length - len(p.Data); cut > 0 {
 		// What was cut may have been the padding of the frame alone.
 		if len(b) < 20 || int(binary.BigEndian.Uint16(b[2:])) > len(b) {
-			return nil, skipped(truncated, "the capture has %d of its %d bytes", len(p.Data), p.Length)
+			return nil, skipped(snapped, "the capture has %d of its %d bytes", len(p.Data), p.Length)
 		}
 	}
 	return b, nil

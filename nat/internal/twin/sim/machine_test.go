@@ -51,7 +51,7 @@ func machine(alone bool, fault tamper) func(*rapid.T) {
 		must(err)
 		s.trace = func(line string) { t.Log(line) }
 		s.note("world %+v", w)
-		s.tamper, s.batches = fault, d.one(2)
+		s.tamper, s.batches, s.explain = fault, d.one(2), d.one(4)
 		if alone {
 			s.twin = nil
 		}
