@@ -116,7 +116,7 @@ func (b *bed) story() {
 	b.get("create-subnet --vpc-id @vpc --cidr-block 10.0.1.0/24", "public=Subnet.SubnetId")
 	b.get("create-subnet --vpc-id @vpc --cidr-block 10.0.2.0/24", "private=Subnet.SubnetId")
 	b.get("modify-subnet-attribute --subnet-id @public --map-public-ip-on-launch")
-	b.get("describe-route-tables", "main=RouteTables.RouteTableId")
+	b.get("describe-route-tables", "main=RouteTables.RouteTableId", "mainassoc=RouteTables.Associations.RouteTableAssociationId")
 	b.get("create-route --route-table-id @main --destination-cidr-block 0.0.0.0/0 --gateway-id @igw")
 	b.get("create-route-table --vpc-id @vpc", "rtb=RouteTable.RouteTableId")
 	b.get("associate-route-table --route-table-id @rtb --subnet-id @private", "rtbassoc=AssociationId")
@@ -124,6 +124,7 @@ func (b *bed) story() {
 	b.get("run-instances --subnet-id @private --count 2", "was=Instances.InstanceId")
 	b.get("allocate-address", "eip=AllocationId", "ip=PublicIp")
 	b.get("associate-address --allocation-id @eip --instance-id @web", "assoc=AssociationId")
+	b.get("describe-addresses", "eni=Addresses.NetworkInterfaceId")
 	b.get("allocate-address", "ngwip=AllocationId")
 	b.get("create-nat-gateway --subnet-id @public --allocation-id @ngwip", "nat=NatGateway.NatGatewayId")
 	b.get("create-route --route-table-id @rtb --destination-cidr-block 0.0.0.0/0 --nat-gateway-id @nat")
@@ -148,7 +149,39 @@ func TestEveryCommand(t *testing.T) {
 	b.get("start-instances --instance-ids @web @was", "x=StartingInstances.PreviousState.Name")
 	b.get("associate-address --allocation-id @eip --instance-id @was --allow-reassociation", "assoc=AssociationId")
 	b.get("disassociate-address --association-id @assoc")
+	b.get("associate-nat-gateway-address --nat-gateway-id @nat --allocation-ids @eip", "natassoc=NatGatewayAddresses.AssociationId")
+	b.get("describe-addresses --allocation-ids @eip", "natassoc=Addresses.AssociationId")
+	b.get("disassociate-nat-gateway-address --nat-gateway-id @nat --association-ids @natassoc --max-drain-duration-seconds 1", "x=NatGatewayAddresses.Status")
+	b.get("allocate-address", "eip=AllocationId")
 	b.get("release-address --allocation-id @eip")
+	b.get("create-security-group --vpc-id @vpc --group-name web --description web", "sg=GroupId")
+	b.get("authorize-security-group-ingress --group-id @sg --protocol tcp --port 80-81 --cidr 0.0.0.0/0")
+	b.get("authorize-security-group-egress --group-id @sg --protocol icmp --port 8 --source-group @sg")
+	b.get("describe-security-groups --group-ids @sg", "x=SecurityGroups.IpPermissions.IpProtocol", "x=SecurityGroups.IpPermissions.IpRanges.CidrIp")
+	b.get("create-network-interface --subnet-id @private --groups @sg", "eni=NetworkInterface.NetworkInterfaceId")
+	b.get("attach-network-interface --network-interface-id @eni --instance-id @was --device-index 1", "attachment=AttachmentId")
+	b.get("assign-private-ip-addresses --network-interface-id @eni --private-ip-addresses 10.0.2.100 10.0.2.101")
+	b.get("unassign-private-ip-addresses --network-interface-id @eni --private-ip-addresses 10.0.2.100 10.0.2.101")
+	b.get("describe-network-interfaces --network-interface-ids @eni", "x=NetworkInterfaces.PrivateIpAddresses.PrivateIpAddress", "x=NetworkInterfaces.Attachment.InstanceId")
+	b.get("describe-security-groups", "default=SecurityGroups.GroupId")
+	b.get("modify-network-interface-attribute --network-interface-id @eni --groups @default")
+	b.get("detach-network-interface --attachment-id @attachment")
+	b.get("delete-network-interface --network-interface-id @eni")
+	b.get("revoke-security-group-ingress --group-id @sg --protocol tcp --port 80-81 --cidr 0.0.0.0/0")
+	b.get("revoke-security-group-egress --group-id @sg --protocol icmp --port 8 --source-group @sg")
+	b.get("delete-security-group --group-id @sg")
+	b.get("create-transit-gateway", "tgw=TransitGateway.TransitGatewayId")
+	b.get("create-transit-gateway-vpc-attachment --transit-gateway-id @tgw --vpc-id @vpc", "tgwa=TransitGatewayVpcAttachment.TransitGatewayAttachmentId")
+	b.get("create-route --route-table-id @rtb --destination-cidr-block 10.9.0.0/16 --transit-gateway-id @tgw")
+	b.get("describe-transit-gateways", "x=TransitGateways.TransitGatewayId")
+	b.get("describe-transit-gateway-vpc-attachments", "x=TransitGatewayVpcAttachments.VpcId")
+	b.get("create-nat-gateway --subnet-id @private --connectivity-type private", "pnat=NatGateway.NatGatewayId")
+	b.get("assign-private-nat-gateway-address --nat-gateway-id @pnat --private-ip-address-count 1")
+	b.get("unassign-private-nat-gateway-address --nat-gateway-id @pnat --private-ip-addresses 10.0.2.7")
+	b.get("delete-nat-gateway --nat-gateway-id @pnat")
+	b.get("delete-transit-gateway-vpc-attachment --transit-gateway-attachment-id @tgwa")
+	b.get("delete-transit-gateway --transit-gateway-id @tgw")
+	b.get("disassociate-vpc-cidr-block --vpc-id @vpc --cidr-block 10.1.0.0/16")
 	b.get("replace-route-table-association --association-id @rtbassoc --route-table-id @main", "rtbassoc=NewAssociationId")
 	b.get("disassociate-route-table --association-id @rtbassoc")
 	b.get("delete-route --route-table-id @rtb --destination-cidr-block 0.0.0.0/0")
@@ -236,8 +269,8 @@ func TestOutput(t *testing.T) {
 	}{
 		{"describe-addresses --output table", []string{"Addresses\n", "  PublicIp      AllocationId", "  198.51.100.1  ${eip}"}},
 		{"describe-route-tables --output table", []string{"RouteTables\n", "\nRoutes\n  RouteTableId", "  ${rtb}  0.0.0.0/0             -", "${nat}"}},
-		{"describe-addresses --output text --allocation-ids @eip", []string{"ADDRESSES\t${eip}\t${assoc}\tvpc\t${web}\t10.0.1.4\t198.51.100.1\n"}},
-		{"describe-route-tables --output text", []string{"ASSOCIATIONS\tTrue\t${main}\n", "ROUTES\t0.0.0.0/0\t${igw}\tCreateRoute\tactive\n"}},
+		{"describe-addresses --output text --allocation-ids @eip", []string{"ADDRESSES\t${eip}\t${assoc}\tvpc\t${web}\t${eni}\t10.0.1.4\t198.51.100.1\n"}},
+		{"describe-route-tables --output text", []string{"ASSOCIATIONS\tTrue\t${mainassoc}\t${main}\n", "ROUTES\t0.0.0.0/0\t${igw}\tCreateRoute\tactive\n"}},
 		{"describe-addresses", []string{"{\n    \"Addresses\": [\n        {\n            \"PublicIp\": \"198.51.100.1\",\n            \"AllocationId\": \"${eip}\",\n"}},
 	} {
 		code, out, errOut := b.run(c.line)

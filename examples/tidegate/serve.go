@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/tidegate/tidegate/internal/calls"
@@ -61,5 +62,26 @@ func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (err error
 	var objects int
 	r.View(func(m *vpc.Model) { objects = len(m.DescribeVPCs()) })
 	log.Info("holding a region", "state", s.State, "socket", c.Socket, "vpcs", objects)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { advance(ctx, r, log) })
 	return calls.Serve(ctx, socket, r, log)
+}
+
+// advance ends drains when they are over, to the second.
+func advance(ctx context.Context, r *region.Region, log *slog.Logger) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if _, err := r.Advance(); err != nil {
+			log.Error("a drain that is over could not be ended", "error", err)
+		}
+	}
 }

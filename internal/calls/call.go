@@ -14,8 +14,6 @@ import (
 
 // Codes of refusals that are not the model's.
 const (
-	// MissingParameter: a parameter without which the call means nothing.
-	MissingParameter vpc.Code = "MissingParameter"
 	// UnknownParameter: a parameter that the call does not have.
 	UnknownParameter vpc.Code = "UnknownParameter"
 	// InvalidAction: there is no such call.
@@ -43,7 +41,7 @@ func (c *Call) Do(m *vpc.Model, now time.Time, in any) (any, error) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if _, ok := f.Tag.Lookup("required"); ok && v.Field(i).IsZero() {
-			return nil, refuse(MissingParameter, "the request must have the parameter %s", f.Name)
+			return nil, refuse(vpc.MissingParameter, "the request must have the parameter %s", f.Name)
 		}
 	}
 	return c.do(m, now, in)

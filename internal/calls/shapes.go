@@ -13,16 +13,17 @@ import (
 // What follows are the shapes of answers: those keys of the EC2 API that mean something here.
 
 type addressShape struct {
-	PublicIp         netip.Addr
-	AllocationId     string
-	AssociationId    string `json:",omitempty"`
-	Domain           string
-	InstanceId       string     `json:",omitempty"`
-	PrivateIpAddress netip.Addr `json:",omitzero"`
+	PublicIp           netip.Addr
+	AllocationId       string
+	AssociationId      string `json:",omitempty"`
+	Domain             string
+	InstanceId         string     `json:",omitempty"`
+	NetworkInterfaceId string     `json:",omitempty"`
+	PrivateIpAddress   netip.Addr `json:",omitzero"`
 }
 
 func shapeAddress(a vpc.Address) addressShape {
-	return addressShape{a.PublicIP, a.ID, a.AssociationID, "vpc", a.InstanceID, a.PrivateIP}
+	return addressShape{a.PublicIP, a.ID, a.AssociationID, "vpc", a.InstanceID, a.NetworkInterfaceID, a.PrivateIP}
 }
 
 type stateShape struct{ State string }
@@ -68,7 +69,7 @@ type routeTableShape struct {
 
 type associationShape struct {
 	Main                    bool
-	RouteTableAssociationId string `json:",omitempty"`
+	RouteTableAssociationId string
 	RouteTableId            string
 	SubnetId                string `json:",omitempty"`
 	AssociationState        stateShape
@@ -78,17 +79,15 @@ type routeShape struct {
 	DestinationCidrBlock netip.Prefix
 	GatewayId            string `json:",omitempty"`
 	NatGatewayId         string `json:",omitempty"`
+	TransitGatewayId     string `json:",omitempty"`
 	Origin, State        string
 }
 
 func shapeRouteTable(t vpc.RouteTable) routeTableShape {
 	s := routeTableShape{RouteTableId: t.ID, VpcId: t.VPCID, Associations: []associationShape{}}
-	if t.Main {
-		s.Associations = append(s.Associations, associationShape{Main: true, RouteTableId: t.ID, AssociationState: stateShape{associated}})
-	}
 	for _, a := range t.Associations {
 		s.Associations = append(s.Associations, associationShape{
-			RouteTableAssociationId: a.ID, RouteTableId: t.ID, SubnetId: a.SubnetID, AssociationState: stateShape{associated},
+			Main: a.Main, RouteTableAssociationId: a.ID, RouteTableId: t.ID, SubnetId: a.SubnetID, AssociationState: stateShape{associated},
 		})
 	}
 	for _, r := range t.Routes {
@@ -98,6 +97,8 @@ func shapeRouteTable(t vpc.RouteTable) routeTableShape {
 			route.GatewayId, route.Origin = r.Target, "CreateRouteTable"
 		case strings.HasPrefix(r.Target, "nat-"):
 			route.NatGatewayId = r.Target
+		case strings.HasPrefix(r.Target, "tgw-"):
+			route.TransitGatewayId = r.Target
 		default:
 			route.GatewayId = r.Target
 		}
@@ -127,17 +128,28 @@ type natGatewayShape struct {
 }
 
 type natGatewayAddressShape struct {
-	AllocationId, AssociationId string
-	PublicIp, PrivateIp         netip.Addr
-	IsPrimary                   bool
-	Status                      string
+	AllocationId  string     `json:",omitempty"`
+	AssociationId string     `json:",omitempty"`
+	PublicIp      netip.Addr `json:",omitzero"`
+	PrivateIp     netip.Addr
+	IsPrimary     bool
+	Status        string
+	// DrainsUntil is when connections through an address that is being taken away end. (EC2 does not say.)
+	DrainsUntil time.Time `json:",omitzero"`
 }
 
 func shapeNATGateway(g vpc.NATGateway) natGatewayShape {
-	s := natGatewayShape{NatGatewayId: g.ID, VpcId: g.VPCID, SubnetId: g.SubnetID, State: available, ConnectivityType: "public"}
+	s := natGatewayShape{NatGatewayId: g.ID, VpcId: g.VPCID, SubnetId: g.SubnetID, State: available, ConnectivityType: string(g.ConnectivityType)}
 	for i, a := range g.Addresses {
+		status := "succeeded"
+		switch {
+		case a.Draining() && g.ConnectivityType == vpc.PublicNAT:
+			status = "disassociating"
+		case a.Draining():
+			status = "unassigning"
+		}
 		s.NatGatewayAddresses = append(s.NatGatewayAddresses, natGatewayAddressShape{
-			a.AllocationID, a.AssociationID, a.PublicIP, a.PrivateIP, i == 0, "succeeded",
+			a.AllocationID, a.AssociationID, a.PublicIP, a.PrivateIP, i == 0, status, a.DrainsUntil,
 		})
 	}
 	return s

@@ -4,6 +4,7 @@ package calls
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate/vpc"
@@ -39,26 +40,36 @@ type (
 	}
 	vpcAndCIDRIn struct {
 		VpcId     string       `required:"" help:"The VPC."`
-		CidrBlock netip.Prefix `required:"" help:"Its further addresses, such as 10.1.0.0/16."`
+		CidrBlock netip.Prefix `required:"" help:"The block, such as 10.1.0.0/16."`
 	}
 	routeIn struct {
 		RouteTableId         string       `required:"" help:"The route table."`
 		DestinationCidrBlock netip.Prefix `required:"" help:"The destination, such as 0.0.0.0/0."`
 		GatewayId            string       `help:"The internet gateway it leads to."`
 		NatGatewayId         string       `help:"The NAT gateway it leads to."`
+		TransitGatewayId     string       `help:"The transit gateway it leads to."`
 	}
 )
 
 // target is where a route leads.
 func (in *routeIn) target() (string, error) {
-	if (in.GatewayId == "") == (in.NatGatewayId == "") {
-		return "", refuse(MissingParameter, "the request must have one of the parameters GatewayId and NatGatewayId")
+	var target string
+	for _, id := range []string{in.GatewayId, in.NatGatewayId, in.TransitGatewayId} {
+		if id != "" && target != "" {
+			return "", refuse(vpc.InvalidParameterCombination, "a route leads to %s or to %s", target, id)
+		}
+		target += id
 	}
-	return in.GatewayId + in.NatGatewayId, nil
+	if target == "" {
+		return "", refuse(vpc.MissingParameter, "the request must have one of the parameters GatewayId, NatGatewayId and TransitGatewayId")
+	}
+	return target, nil
 }
 
 // Table is all calls.
-var Table = []Call{
+var Table = slices.Concat(basicCalls, interfaceCalls, groupCalls)
+
+var basicCalls = []Call{
 	change("AllocateAddress", "Allocate an Elastic IP from the pool.", func(m *vpc.Model, now time.Time, _ *none) (any, error) {
 		a, err := m.AllocateAddress(now)
 		return struct {
@@ -71,13 +82,16 @@ var Table = []Call{
 	}) (any, error) {
 		return nil, m.ReleaseAddress(now, in.AllocationId)
 	}),
-	change("AssociateAddress", "Map an Elastic IP to an instance.", func(m *vpc.Model, now time.Time, in *struct {
-		AllocationId       string `required:"" help:"The Elastic IP."`
-		InstanceId         string `required:"" help:"The instance."`
-		AllowReassociation *bool  `negatable:"" help:"Whether an address that is on another instance may move; it may if this is not said."`
+	change("AssociateAddress", "Map an Elastic IP to an instance or network interface.", func(m *vpc.Model, now time.Time, in *struct {
+		AllocationId       string     `required:"" help:"The Elastic IP."`
+		InstanceId         string     `help:"The instance, if it has one network interface."`
+		NetworkInterfaceId string     `help:"The network interface."`
+		PrivateIpAddress   netip.Addr `help:"The address of the interface that it is mapped to; the primary one if this is not said."`
+		AllowReassociation *bool      `negatable:"" help:"Whether an address that is in use elsewhere may move; it may if this is not said."`
 	}) (any, error) {
 		a, err := m.AssociateAddress(now, vpc.AssociateAddressInput{
-			AllocationID: in.AllocationId, InstanceID: in.InstanceId, NoReassociation: in.AllowReassociation != nil && !*in.AllowReassociation,
+			AllocationID: in.AllocationId, InstanceID: in.InstanceId, NetworkInterfaceID: in.NetworkInterfaceId, PrivateIP: in.PrivateIpAddress,
+			NoReassociation: in.AllowReassociation != nil && !*in.AllowReassociation,
 		})
 		return struct{ AssociationId string }{a.AssociationID}, err
 	}),
@@ -106,6 +120,10 @@ var Table = []Call{
 			VpcId                string
 			CidrBlockAssociation cidrShape
 		}{v.ID, cidrShape{in.CidrBlock.Masked(), stateShape{associated}}}, err
+	}),
+	change("DisassociateVpcCidrBlock", "Take a block, not the primary one, from a VPC.", func(m *vpc.Model, _ time.Time, in *vpcAndCIDRIn) (any, error) {
+		_, err := m.DisassociateVPCCIDRBlock(in.VpcId, in.CidrBlock)
+		return nil, err
 	}),
 	change("DeleteVpc", "Delete an empty VPC.", func(m *vpc.Model, _ time.Time, in *vpcIn) (any, error) {
 		return nil, m.DeleteVPC(in.VpcId)
@@ -218,11 +236,17 @@ var Table = []Call{
 	}),
 
 	change("CreateNatGateway", "Make a NAT gateway.", func(m *vpc.Model, _ time.Time, in *struct {
-		SubnetId         string     `required:"" help:"Where it stands: a subnet with a route to the internet gateway."`
-		AllocationId     string     `required:"" help:"Its Elastic IP."`
-		PrivateIpAddress netip.Addr `help:"Its address in the subnet; the lowest free one if this is not said."`
+		SubnetId                    string       `required:"" help:"Where it stands: a subnet with a route to the internet gateway, or for a private one to a transit gateway."`
+		ConnectivityType            string       `help:"public or private; public if this is not said."`
+		AllocationId                string       `help:"The Elastic IP of a public one."`
+		SecondaryAllocationIds      []string     `help:"Its further Elastic IPs."`
+		PrivateIpAddress            netip.Addr   `help:"Its address in the subnet; the lowest free one if this is not said."`
+		SecondaryPrivateIpAddresses []netip.Addr `help:"Its further addresses in the subnet."`
 	}) (any, error) {
-		g, err := m.CreateNATGateway(vpc.CreateNATGatewayInput{SubnetID: in.SubnetId, AllocationID: in.AllocationId, PrivateIP: in.PrivateIpAddress})
+		g, err := m.CreateNATGateway(vpc.CreateNATGatewayInput{
+			SubnetID: in.SubnetId, ConnectivityType: vpc.ConnectivityType(in.ConnectivityType), AllocationID: in.AllocationId,
+			SecondaryAllocationIDs: in.SecondaryAllocationIds, PrivateIP: in.PrivateIpAddress, SecondaryPrivateIPs: in.SecondaryPrivateIpAddresses,
+		})
 		return struct{ NatGateway natGatewayShape }{shapeNATGateway(g)}, err
 	}),
 	change("DeleteNatGateway", "Delete a NAT gateway; its connections end.", func(m *vpc.Model, _ time.Time, in *natGatewayIn) (any, error) {
@@ -238,6 +262,7 @@ var Table = []Call{
 	change("RunInstances", "Launch instances.", func(m *vpc.Model, now time.Time, in *struct {
 		SubnetId         string     `required:"" help:"The subnet."`
 		PrivateIpAddress netip.Addr `help:"The address of a single one; the lowest free one if this is not said."`
+		SecurityGroupIds []string   `help:"Their security groups; the default one of the VPC if this is not said."`
 		Count            int        `help:"How many: all of them, or none if one is refused; 1 if this is not said."`
 	}) (any, error) {
 		n := max(in.Count, 1)
@@ -246,7 +271,7 @@ var Table = []Call{
 		}
 		var r reservationShape
 		for range n {
-			i, err := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: in.SubnetId, PrivateIP: in.PrivateIpAddress})
+			i, err := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: in.SubnetId, PrivateIP: in.PrivateIpAddress, GroupIDs: in.SecurityGroupIds})
 			if err != nil {
 				return nil, err
 			}

@@ -107,7 +107,12 @@ type history struct {
 
 // next makes the next change, and returns its answer.
 func (h *history) next() string {
-	value, err := nth(h.done)(h.m, timeOf(h.done))
+	next := h.m.Clone()
+	next.Advance(timeOf(h.done))
+	value, err := nth(h.done)(next, timeOf(h.done))
+	if err == nil {
+		h.m = next
+	}
 	h.done++
 	return answer(h.done-1, value, err)
 }
@@ -194,7 +199,7 @@ func (h *history) life(path string, atMost int) (made bool) {
 			t.Fatalf("the child says\n%s\nafter the same history without a store it is\n%s", got, want)
 		}
 		if n == 0 { // somewhere in the next ones
-			time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { _ = c.Process.Kill() })
+			time.AfterFunc(time.Duration(rand.IntN(1+rand.IntN(3000)))*time.Microsecond, func() { _ = c.Process.Kill() })
 		}
 	}
 	return made

@@ -124,8 +124,9 @@ func (r *Region) DryRun(call Call) (Result, error) { return r.change(call, true)
 func (r *Region) change(call Call, dry bool) (Result, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next := r.model.Load().Clone()
-	value, err := call(next, r.now())
+	next, now := r.model.Load().Clone(), r.now()
+	next.Advance(now) // what is due is over before the call, and done again if that is refused
+	value, err := call(next, now)
 	if err != nil {
 		return Result{}, err
 	}
@@ -143,6 +144,25 @@ func (r *Region) change(call Call, dry bool) (Result, error) {
 	impact, err = r.carryOut(p)
 	r.model.Store(next)
 	return Result{value, impact}, err
+}
+
+// Advance ends the drains that are over, as any change does on its way; next is when the next one ends, zero if none is
+// under way. Whoever serves a region calls it now and then.
+func (r *Region) Advance() (next time.Time, err error) {
+	draining := false
+	r.View(func(m *vpc.Model) {
+		for _, g := range m.DescribeNATGateways() {
+			draining = draining || slices.ContainsFunc(g.Addresses, vpc.NATGatewayAddress.Draining)
+		}
+	})
+	if !draining {
+		return next, nil
+	}
+	_, err = r.Change(func(m *vpc.Model, now time.Time) (any, error) {
+		next, _ = m.Advance(now)
+		return nil, nil
+	})
+	return next, err
 }
 
 // now is the time, which does not step back, as text would have it.

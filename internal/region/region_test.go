@@ -336,6 +336,38 @@ func TestChange_Impact(t *testing.T) {
 	}
 }
 
+// NGW-8: a drain that is over ends with Advance, or with any change; a refused one does not end it for good.
+func TestNGW8_DrainsEnd(t *testing.T) {
+	b := newBed(t)
+	one, two := b.must(allocate).Value.(vpc.Address), b.must(allocate).Value.(vpc.Address)
+	g := b.must(func(m *vpc.Model, _ time.Time) (any, error) {
+		return m.CreateNATGateway(vpc.CreateNATGatewayInput{SubnetID: b.subnets[0].ID, AllocationID: one.ID, SecondaryAllocationIDs: []string{two.ID}})
+	}).Value.(vpc.NATGateway)
+	if next, err := b.Advance(); err != nil || !next.IsZero() {
+		t.Errorf("nothing drains: %v, %v", next, err)
+	}
+	drain := func(m *vpc.Model, now time.Time) (any, error) {
+		return m.DisassociateNATGatewayAddress(now, g.ID, []string{g.Addresses[1].AssociationID}, time.Minute)
+	}
+	release := func(m *vpc.Model, now time.Time) (any, error) { return nil, m.ReleaseAddress(now, two.ID) }
+	b.must(drain)
+	if next, err := b.Advance(); err != nil || !next.Equal(start.Add(time.Minute)) {
+		t.Errorf("the drain ends at %v, %v", next, err)
+	}
+	if _, err := b.Change(release); !errors.Is(err, vpc.IPAddressInUse) {
+		t.Errorf("released while it drains: %v", err)
+	}
+	b.reopen() // it goes on
+	b.now = start.Add(time.Minute)
+	if _, err := b.Change(func(m *vpc.Model, now time.Time) (any, error) { return nil, m.DeleteVPC("") }); !errors.Is(err, vpc.VPCNotFound) {
+		t.Error(err)
+	}
+	if next, err := b.Advance(); err != nil || !next.IsZero() {
+		t.Errorf("it is over: %v, %v", next, err)
+	}
+	b.must(release)
+}
+
 // The model never sees time step back.
 func TestChange_TimeDoesNotStepBack(t *testing.T) {
 	b := newBed(t)

@@ -25,6 +25,7 @@ func Call(m *vpc.Model, now time.Time, r *rand.Rand) (string, error) {
 		c.createVPC, c.createSubnet, c.createSubnet, c.createRouteTable, c.associateRouteTable, c.route, c.route, c.internetGateway,
 		c.internetGateway, c.run, c.run, c.run, c.start, c.stop, c.terminate, c.allocate, c.allocate, c.release, c.associate,
 		c.associate, c.associate, c.disassociate, c.createNATGateway, c.deleteNATGateway, c.deleteSomething, c.modify,
+		c.networkInterface, c.networkInterface, c.natAddress, c.natAddress, c.transit, c.group,
 	}
 	name, value, err := calls[r.IntN(len(calls))]()
 	if err != nil {
@@ -38,7 +39,8 @@ func Print(m *vpc.Model) string {
 	var s strings.Builder
 	for _, v := range []any{
 		m.DescribeVPCs(), m.DescribeSubnets(), m.DescribeRouteTables(), m.DescribeInternetGateways(), m.DescribeInstances(),
-		m.DescribeAddresses(), m.DescribeNATGateways(),
+		m.DescribeNetworkInterfaces(), m.DescribeAddresses(), m.DescribeNATGateways(), m.DescribeTransitGateways(),
+		m.DescribeTransitGatewayVPCAttachments(), m.DescribeSecurityGroups(),
 	} {
 		fmt.Fprintf(&s, "%+v\n", v)
 	}
@@ -224,6 +226,58 @@ func (c *caller) deleteSomething() (string, any, error) {
 	default:
 		return "DeleteInternetGateway", nil, c.m.DeleteInternetGateway(c.igw())
 	}
+}
+
+func (c *caller) networkInterface() (string, any, error) {
+	all := c.m.DescribeNetworkInterfaces()
+	id := pick(c, all, func(n vpc.NetworkInterface) string { return n.ID })
+	switch c.r.IntN(5) {
+	case 0:
+		n, err := c.m.CreateNetworkInterface(vpc.CreateNetworkInterfaceInput{SubnetID: c.subnet(), SecondaryCount: c.r.IntN(2)})
+		return "CreateNetworkInterface", n, err
+	case 1:
+		n, err := c.m.AttachNetworkInterface(vpc.AttachNetworkInterfaceInput{NetworkInterfaceID: id, InstanceID: c.instance(), DeviceIndex: 1})
+		return "AttachNetworkInterface", n, err
+	case 2:
+		attachment := pick(c, all, func(n vpc.NetworkInterface) string { return n.AttachmentID })
+		return "DetachNetworkInterface", nil, c.m.DetachNetworkInterface(attachment)
+	case 3:
+		n, err := c.m.AssignPrivateIPAddresses(id, nil, 1)
+		return "AssignPrivateIPAddresses", n, err
+	default:
+		return "DeleteNetworkInterface", nil, c.m.DeleteNetworkInterface(id)
+	}
+}
+
+// natAddress gives a NAT gateway an address more, or takes one away.
+func (c *caller) natAddress() (string, any, error) {
+	for _, g := range c.m.DescribeNATGateways() {
+		if n := len(g.Addresses); n > 1 && c.r.IntN(2) == 0 {
+			g, err := c.m.DisassociateNATGatewayAddress(c.now, g.ID, []string{g.Addresses[n-1].AssociationID}, time.Minute)
+			return "DisassociateNATGatewayAddress", g, err
+		}
+	}
+	g, err := c.m.AssociateNATGatewayAddress(c.natGateway(), []string{c.allocation()}, nil)
+	return "AssociateNATGatewayAddress", g, err
+}
+
+func (c *caller) transit() (string, any, error) {
+	id := pick(c, c.m.DescribeTransitGateways(), func(g vpc.TransitGateway) string { return g.ID })
+	if c.r.IntN(2) == 0 {
+		return "CreateTransitGateway", c.m.CreateTransitGateway(), nil
+	}
+	a, err := c.m.CreateTransitGatewayVPCAttachment(id, c.vpc())
+	return "CreateTransitGatewayVPCAttachment", a, err
+}
+
+func (c *caller) group() (string, any, error) {
+	if c.r.IntN(2) == 0 {
+		g, err := c.m.CreateSecurityGroup(c.vpc(), string(rune('a'+c.r.IntN(4))), "of a test")
+		return "CreateSecurityGroup", g, err
+	}
+	id := pick(c, c.m.DescribeSecurityGroups(), func(g vpc.SecurityGroup) string { return g.ID })
+	g, err := c.m.AuthorizeSecurityGroupIngress(id, []vpc.SecurityGroupRule{{Protocol: vpc.AllProtocols, CIDR: everything}})
+	return "AuthorizeSecurityGroupIngress", g, err
 }
 
 func (c *caller) modify() (string, any, error) {
