@@ -31,10 +31,11 @@ const (
 	unlent               // ours, and not in use
 )
 
-// owner is a kind, and for external the pool, and whether the address is draining.
+// owner is a kind, and for external the pool, and whether the address is draining and whether the pool is private.
 type owner struct {
 	kind     kind
 	draining bool
+	private  bool
 	pool     uint16
 }
 

@@ -196,11 +196,11 @@ func (c *policy) compilePool(q Pool, n int) {
 	}
 	for _, a := range q.Addresses {
 		d.addrs = append(d.addrs, to4(a))
-		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n)})
+		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n), private: q.Private})
 	}
 	for _, a := range q.Draining {
 		c.draining = true
-		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n), draining: true})
+		c.owners.insert(netip.PrefixFrom(a, 32), owner{kind: external, pool: uint16(n), draining: true, private: q.Private})
 	}
 }
 

@@ -282,8 +282,8 @@ func (p *policy) agrees(r *conntrack.Record) bool {
 	if r.Has(conntrack.Filter) {
 		return p.keeps(r)
 	}
-	o := p.owners.of(r.Ext)
-	if o.kind != external || o.pool != r.Pool || p.owners.of(r.In).kind != inside || p.owners.of(r.Rem).kind == inside {
+	o, rem := p.owners.of(r.Ext), p.owners.of(r.Rem)
+	if o.kind != external || o.pool != r.Pool || p.owners.of(r.In).kind != inside || rem.kind == inside || rem.private {
 		return false
 	}
 	k, _ := class(r.Proto)
@@ -307,7 +307,7 @@ func (p *policy) agrees(r *conntrack.Record) bool {
 	}
 	// Its remote address may have become one of ours, or be one no longer.
 	r.Bits &^= conntrack.Looped
-	if p.owners.of(r.Rem).kind != remote {
+	if rem.kind != remote {
 		r.Bits |= conntrack.Looped
 	}
 	r.Epoch = p.epoch

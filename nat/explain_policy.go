@@ -92,6 +92,10 @@ func (t *tracer) outbound(from AttachmentID) {
 		}
 		return
 	}
+	if o := c.owners.of(v.Dst); o.private {
+		t.pool(int(o.pool))
+		return
+	}
 	if c.owners.of(v.Dst).kind == inside {
 		t.prefix("Inside", p.Inside, v.Dst)
 		return

@@ -279,10 +279,11 @@ func (w *Worker) start(f *flow, r *conntrack.Record, d conntrack.Dir) {
 // since the session was last looked at, and its packets still go untranslated or 1:1.
 func (p *policy) keeps(r *conntrack.Record) bool {
 	b := p.boundOf(r.In)
-	if b == nil || int32(r.Epoch-b.since) < 0 {
+	rem := p.owners.of(r.Rem)
+	if b == nil || int32(r.Epoch-b.since) < 0 || rem.private {
 		return false
 	}
-	if p.owners.of(r.Rem).kind != inside {
+	if rem.kind != inside {
 		way, _ := p.route(r.In, r.Rem)
 		oneToOne := p.outOf.get(r.In) != 0 && (way.static || r.Has(conntrack.Inbound))
 		if !way.bypass && !oneToOne {

@@ -66,11 +66,11 @@ func (w *Worker) decide(f *flow) Verdict {
 
 // allows reports whether a packet from the attachment may have this source (K-7, RFC 2827).
 func (a *attachment) allows(pol *policy, src uint32) bool {
-	kind := pol.owners.of(src).kind
+	o := pol.owners.of(src)
 	if a.sources != nil {
-		return kind != martian && a.sources.Contains(from4(src))
+		return o.kind != martian && !o.private && a.sources.Contains(from4(src))
 	}
-	return kind == inside
+	return o.kind == inside
 }
 
 func (w *Worker) fromInside(f *flow) Verdict {
@@ -89,6 +89,8 @@ func (w *Worker) fromInside(f *flow) Verdict {
 		return DropLand
 	case f.att.router && v.TTL <= 1: // I-15, B-29: before there is any state
 		return w.ttlExceeded(f, Inside)
+	case dst.private: // NGW-2
+		return DropNoMapping
 	}
 	if dst.kind == inside {
 		return w.pass(f, Inside, Untouched)

@@ -128,6 +128,10 @@ type Pool struct {
 	Addresses []netip.Addr
 	// Draining are further addresses: their sessions go on, new ones are not made.
 	Draining []netip.Addr
+	// Private lets the addresses lie within Policy.Inside (a private NAT gateway, NGW-11): what leaves through the pool does
+	// so on the outside, for destinations beyond Policy.Inside that have a way to them. They are external addresses all the
+	// same: no inside host's, and one that sends to them hears nothing (DropNoMapping).
+	Private bool
 	// Router is the source address of the ICMP errors that the engine makes for inside hosts about packets that leave
 	// through this pool (NGW-10); invalid: Policy.InsideRouter.
 	Router netip.Addr

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/nat/internal/craft"
+	"github.com/tidegate/tidegate/packet"
 )
 
 // TestPoolRouter: each NAT gateway answers for itself.
@@ -37,5 +38,52 @@ func TestPoolRouter(t *testing.T) {
 	p.Pools[0].Router = ip4("::1")
 	if err := p.Validate(); err == nil || err.Error() != `pool "pool": router: ::1 is not an IPv4 address` {
 		t.Error(err)
+	}
+}
+
+// TestPrivatePool: a private NAT gateway has addresses of the inside, and translates all the same (NGW-2, NGW-11).
+func TestPrivatePool(t *testing.T) {
+	t.Parallel()
+	ext := ip4("10.0.1.200")
+	p := policy(custom())
+	p.Pools[0].Addresses, p.Pools[0].Private = []netip.Addr{ext}, true
+	before := policy(custom(), restrict("a", nil, everything, A))
+	before.Pools[0].Addresses = []netip.Addr{PA}
+	trial{policy: before}.run(t, func(g *gate) {
+		g.want(g.out(udp(at(A, 5), at(ext, 6), "x")), nat.Untouched) // it is a host's yet
+		if i := g.apply(p); i.Cut != 1 {
+			t.Errorf("%+v", i)
+		}
+		c := g.dial(at(A, 5000), at(X, 443))
+		if c.ext.Addr() != ext {
+			t.Fatalf("leaves as %v", c.ext)
+		}
+		c.hears(ack|psh, "x")
+		q := g.opens(packet.UDP, at(B, 5000), at(X, 53))
+		g.reaches(at(B, 5000), udp(at(X, 53), q, "y"))
+		g.want(g.in(icmp(R1, ext, packet.TimeExceeded, 0, 0, udp(q, at(X, 53), "data"))), nat.ErrorInbound)
+		g.want(g.in(udp(at(X, 53), at(A, 5000), "y")), nat.DropUnassigned)
+		for _, b := range [][]byte{ping(at(A, 1), ext), udp(at(A, 5001), q, "x"), tcp(at(B, 1), c.ext, syn, 1, 0, "")} {
+			g.drops(nat.DropNoMapping, 0, b)
+		}
+		g.drops(nat.DropNoMapping, 1, ping(at(X, 1), ext))
+		g.drops(nat.DropMartian, 1, udp(q, at(PA, 1), "x"))
+		g.drops(nat.DropSpoof, 0, udp(q, at(X, 1), "x"))
+	})
+	p.Attachments[0].Sources = []netip.Prefix{insideNet}
+	trial{policy: p}.run(t, func(g *gate) { g.drops(nat.DropSpoof, 0, udp(at(ext, 1), at(B, 1), "x")) })
+	p.Static = []nat.Static{{Inside: ext, Outside: E1}}
+	p.Forwards = []nat.Forward{{Protocol: packet.UDP, Outside: at(ext, 1), Inside: at(ext, 2)}}
+	restrict("a", nil, nil, ext)(&p)
+	const want = `static 10.0.1.200 to 198.51.100.129: 10.0.1.200 belongs to pool "pool" already
+forward 10.0.1.200:1 to 10.0.1.200:2: 10.0.1.200 belongs to pool "pool" already
+restriction "a": 10.0.1.200 belongs to pool "pool" already`
+	if err := p.Validate(); err == nil || err.Error() != want {
+		t.Error(err)
+	}
+	p = policy(custom())
+	p.Pools[0].Addresses = []netip.Addr{ext}
+	if err := p.Validate(); err == nil {
+		t.Error("accepted as a public one")
 	}
 }

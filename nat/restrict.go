@@ -109,7 +109,7 @@ func (c *policy) inherit(old *policy, epoch uint32) {
 	}
 }
 
-func (p *Policy) validateRestrictions(f *faults) {
+func (p *Policy) validateRestrictions(f *faults, ext map[netip.Addr]string) {
 	names := map[string]bool{}
 	hosts := map[netip.Addr]string{} // whose they are
 	for i, r := range p.Restrictions {
@@ -127,6 +127,8 @@ func (p *Policy) validateRestrictions(f *faults) {
 				f.add("%s: %v is not an IPv4 address", what, h)
 			case !containsAny(p.Inside, h):
 				f.add("%s: %v is not inside", what, h)
+			case ext[h] != "":
+				f.add("%s: %v belongs to %s already", what, h, ext[h])
 			case taken:
 				f.add("%s: %v is restricted by %s already: a host has one restriction, with all its rules", what, h, by)
 			}

@@ -36,14 +36,14 @@ func (p *Policy) Validate() error {
 			}
 		}
 	}
-	claim := func(what string, a netip.Addr) {
+	claim := func(what string, a netip.Addr, private bool) {
 		switch {
 		case !a.Is4():
 			f.add("%s: %v is not an IPv4 address", what, a)
 			return
 		case isMartian(a):
 			f.add("%s: %v cannot be an address of a host", what, a)
-		case containsAny(p.Inside, a):
+		case !private && containsAny(p.Inside, a):
 			f.add("%s: %v is also inside", what, a)
 		}
 		if by, ok := ext[a]; ok {
@@ -62,10 +62,10 @@ func (p *Policy) Validate() error {
 		}
 		pools[q.Name] = true
 		for _, a := range q.Addresses {
-			claim(what, a)
+			claim(what, a, q.Private)
 		}
 		for _, a := range q.Draining {
-			claim(what+", draining", a)
+			claim(what+", draining", a, q.Private)
 		}
 		if q.Router.IsValid() && !q.Router.Is4() {
 			f.add("%s: router: %v is not an IPv4 address", what, q.Router)
@@ -79,12 +79,14 @@ func (p *Policy) Validate() error {
 	insides := map[netip.Addr]bool{}
 	for _, s := range p.Static {
 		what := fmt.Sprintf("static %v to %v", s.Inside, s.Outside)
-		claim(what, s.Outside)
+		claim(what, s.Outside, false)
 		switch {
 		case !s.Inside.Is4():
 			f.add("%s: %v is not an IPv4 address", what, s.Inside)
 		case !containsAny(p.Inside, s.Inside):
 			f.add("%s: %v is not inside", what, s.Inside)
+		case ext[s.Inside] != "":
+			f.add("%s: %v belongs to %s already", what, s.Inside, ext[s.Inside])
 		case insides[s.Inside]:
 			f.add("%s: %v has another one", what, s.Inside)
 		}
@@ -92,7 +94,7 @@ func (p *Policy) Validate() error {
 	}
 	p.validateForwards(&f, ext)
 	p.validateRoutes(&f, pools)
-	p.validateRestrictions(&f)
+	p.validateRestrictions(&f, ext)
 	for _, n := range []struct {
 		what string
 		v    int
@@ -182,6 +184,9 @@ func (p *Policy) validateForwards(f *faults, ext map[netip.Addr]string) {
 		}
 		if !w.Inside.Addr().Is4() || !containsAny(p.Inside, w.Inside.Addr()) {
 			f.add("%s: %v is not inside", what, w.Inside.Addr())
+		}
+		if by := ext[w.Inside.Addr()]; by != "" {
+			f.add("%s: %v belongs to %s already", what, w.Inside.Addr(), by)
 		}
 		if w.Inside.Port() == 0 {
 			f.add("%s: port 0", what)

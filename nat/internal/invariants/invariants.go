@@ -190,7 +190,7 @@ func (l *Laws) leaves(side nat.Side, b []byte) error {
 		return fmt.Errorf("leak: %s", craft.Describe(b))
 	}
 	if q := craft.Quote(b); len(q) >= 20 {
-		if src, dst := addrs(q); among(l.inside, src) || among(l.inside, dst) {
+		if src, dst := addrs(q); among(l.inside, src) && !l.external[src] || among(l.inside, dst) && !l.external[dst] {
 			return fmt.Errorf("leak in a quote: %s", craft.Describe(b))
 		}
 	}

@@ -197,7 +197,7 @@ func (s *step) remember(all []*party) nat.Verdict {
 
 // keeps: a filter session goes on while its host has the same restriction, and no pool translates its packets (SG-12).
 func (p *policy) keeps(s *session) bool {
-	if r := p.restriction(s.in.Addr()); r == nil || r.Name != s.filter {
+	if r := p.restriction(s.in.Addr()); r == nil || r.Name != s.filter || p.private(s.rem.Addr()) {
 		return false
 	}
 	r, ok := p.route(s.in.Addr(), s.rem.Addr())

@@ -78,7 +78,13 @@ func martian(a netip.Addr) bool {
 	return b[0] == 0 || b[0] == 127 || b[0] == 169 && b[1] == 254 || b[0] >= 224
 }
 
-func (p *policy) inside(a netip.Addr) bool { return contains(p.Inside, a) }
+// inside addresses are those of hosts: those of a private pool are not, though they may lie among them (NGW-11).
+func (p *policy) inside(a netip.Addr) bool { return contains(p.Inside, a) && !p.private(a) }
+
+func (p *policy) private(a netip.Addr) bool {
+	pool, _ := p.poolOf(a)
+	return pool != nil && pool.Private
+}
 
 // poolOf is the pool with an external address; draining is whether it takes no new sessions.
 func (p *policy) poolOf(a netip.Addr) (pool *nat.Pool, draining bool) {
@@ -242,7 +248,7 @@ func (p *policy) agrees(s *session) bool {
 		return p.keeps(s)
 	}
 	pool, _ := p.poolOf(s.ext.Addr())
-	if pool == nil || pool.Name != s.pool || !p.inside(s.in.Addr()) || p.inside(s.rem.Addr()) {
+	if pool == nil || pool.Name != s.pool || !p.inside(s.in.Addr()) || p.inside(s.rem.Addr()) || p.private(s.rem.Addr()) {
 		return false
 	}
 	if s.forwarded {

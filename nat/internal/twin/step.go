@@ -91,7 +91,7 @@ func (s *step) addresses() nat.Verdict {
 			sources = p.Inside
 		}
 		switch {
-		case !contains(sources, src):
+		case !contains(sources, src) || p.private(src):
 			return nat.DropSpoof
 		case martian(dst):
 			return nat.DropMartian
@@ -117,6 +117,9 @@ func (s *step) addresses() nat.Verdict {
 // outward decides about a packet from inside.
 func (s *step) outward() nat.Verdict {
 	p, src, dst := s.t.policy, s.h.src.Addr(), s.h.dst.Addr()
+	if p.private(dst) { // NGW-2
+		return nat.DropNoMapping
+	}
 	if p.inside(dst) { // VPC-1
 		if v := s.filter(nat.Inside, src, dst); v != nat.Unset {
 			return v

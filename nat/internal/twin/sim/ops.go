@@ -285,7 +285,7 @@ func (s *sim) outbound(d *dice) ends {
 	}
 	to := remotes[d.n(len(remotes))]
 	if d.one(6) {
-		to = pick(d, hosts[0], hosts[1], partner, poolA[0], poolA[1], poolB, statics[0], statics[1], unlent, src.Addr(), ip("224.0.0.1"))
+		to = pick(d, hosts[0], hosts[1], partner, poolA[0], poolA[1], s.world.b(), statics[0], statics[1], unlent, src.Addr(), ip("224.0.0.1"))
 	}
 	if k := s.knocked; d.one(12) { // whoever has the port that somebody knocked at calls back
 		for g := range s.engine.Sessions(s.now) {
@@ -295,7 +295,7 @@ func (s *sim) outbound(d *dice) ends {
 		}
 	}
 	if d.one(40) {
-		src = netip.AddrPortFrom(pick(d, ip("127.0.0.1"), ip("192.168.1.1"), stranger, poolA[0]), 5000)
+		src = netip.AddrPortFrom(pick(d, ip("127.0.0.1"), ip("192.168.1.1"), stranger, poolA[0], s.world.b()), 5000)
 	}
 	dst := netip.AddrPortFrom(to, pick[uint16](d, 53, 80, 443, 2002, 6000))
 	return ends{pick[uint8](d, packet.TCP, packet.TCP, packet.UDP, packet.UDP, packet.ICMP), src, dst}
@@ -307,7 +307,7 @@ func (s *sim) inbound(d *dice) ends {
 	if d.one(12) {
 		src = netip.AddrPortFrom(pick(d, partner, poolA[0], hosts[0], ip("127.0.0.1"), unlent), 80)
 	}
-	to := pick(d, poolA[0], poolA[0], poolA[1], poolB, statics[0], statics[1], unlent, hosts[0], stranger, ip("255.255.255.255"))
+	to := pick(d, poolA[0], poolA[0], poolA[1], s.world.b(), statics[0], statics[1], unlent, hosts[0], stranger, ip("255.255.255.255"))
 	port := uint16(2000 + d.n(9))
 	switch d.n(4) {
 	case 0:

@@ -24,6 +24,7 @@ var (
 	partner  = ip("172.16.0.9")
 	poolA    = []netip.Addr{ip("198.51.100.1"), ip("198.51.100.2"), ip("198.51.100.3")}
 	poolB    = ip("198.51.100.11")
+	privateB = ip("10.0.4.200") // what pool b has instead, where it is private
 	statics  = []netip.Addr{ip("198.51.100.20"), ip("198.51.100.21")}
 	unlent   = ip("198.51.100.30")
 	stranger = ip("198.51.100.77")
@@ -53,6 +54,7 @@ type world struct {
 	icmpRate         int
 	routers          bool
 	restricted       int  // which hosts are: see restrict
+	private          bool // pool b is
 	claimsEverything bool // the attachment with sources names all addresses
 }
 
@@ -94,7 +96,7 @@ func newWorld(d *dice, crowded bool) world {
 	if w.cfg.Shards > 1 && !crowded { // what a shard has of a short supply is not for the twin to know
 		w.cfg.Sessions = 4 * 512
 	}
-	w.restricted = pick(d, 0, 0, 1, 2)
+	w.restricted, w.private = pick(d, 0, 0, 1, 2), d.one(3)
 	return w
 }
 
@@ -193,6 +195,12 @@ func (w *world) policy(d *dice) *nat.Policy {
 			{Protocol: packet.TCP, Outside: netip.AddrPortFrom(poolB, 8080), Inside: at("10.0.4.4:80")},
 		}
 	}
+	if w.private {
+		p.Pools[1].Private, p.Pools[1].Addresses = true, []netip.Addr{w.b()}
+		if w.forwards {
+			p.Forwards[2].Outside = netip.AddrPortFrom(w.b(), 8080)
+		}
+	}
 	if w.restricted > 0 {
 		w.restrict(p, d)
 	}
@@ -203,6 +211,14 @@ func (w *world) policy(d *dice) *nat.Policy {
 		}
 	}
 	return p
+}
+
+// b is the address of pool b.
+func (w *world) b() netip.Addr {
+	if w.private {
+		return privateB
+	}
+	return poolB
 }
 
 // vary makes some of the changes that a policy sees in its life.
