@@ -4,6 +4,7 @@ package nat_test
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 
 	"github.com/tidegate/tidegate/nat"
@@ -442,6 +443,50 @@ func TestSG13_FilterSessionsHaveLimits(t *testing.T) {
 			g.want(g.out(udp(at(B, uint16(n)), at(C, 2), "x")), nat.Untouched)
 		}
 	})
+}
+
+// TestSG13_ManyWorkers: the first packets of one flow may come to several workers at once, and it is one flow.
+func TestSG13_ManyWorkers(t *testing.T) {
+	t.Parallel()
+	const flows, limit = 500, 600
+	p := policy(nat.Profile{}, restrict("a", everything, everything, A, B))
+	p.HostSessions = limit
+	e, err := nat.New(nat.Config{Sessions: 4096, Shards: 4, Seed: 1}, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow := func(n int) packet.Packet { return packet.From(udp(at(A, uint16(1000+n)), at(B, 80), "x")) }
+	var wg sync.WaitGroup
+	for range 4 {
+		w := e.Worker()
+		wg.Go(func() {
+			for n := range flows {
+				q := flow(n)
+				// As many as there are workers may be counted twice for a moment, which the limit has room for.
+				if v := w.Translate(&q, 0, 0); v != nat.Untouched {
+					t.Errorf("flow %d: %v", n, v)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s := e.Stats(0); s.Sessions != 2*flows || s.Created != 2*flows {
+		t.Errorf("%d sessions, %d were made; want %d", s.Sessions, s.Created, 2*flows)
+	}
+	if err := e.Check(0); err != nil {
+		t.Error(err)
+	}
+	w := e.Worker()
+	for n := flows; n <= limit; n++ {
+		q := flow(n)
+		want := nat.Untouched
+		if n == limit {
+			want = nat.DropHostLimit
+		}
+		if v := w.Translate(&q, 0, 0); v != want {
+			t.Fatalf("flow %d: %v, want %v", n, v, want)
+		}
+	}
 }
 
 func TestSG14_Validation(t *testing.T) {
