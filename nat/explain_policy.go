@@ -276,17 +276,19 @@ func (a *Allow) text() string {
 			what = fmt.Sprintf("protocol %d", a.Protocol)
 		}
 	}
-	of := "ports"
-	if a.Protocol == packet.ICMP {
-		of = "types"
-	}
 	switch {
-	case !hasPorts(a.Protocol) || a.PortMin == 0 && a.PortMax == 0:
+	case !hasPorts(a.Protocol) || a.PortMin == 0 && a.PortMax == 1<<16-1:
 		return what
+	case a.Protocol == packet.ICMP:
+		from, to := icmpName(uint8(a.PortMin>>8), uint8(a.PortMin)), icmpName(uint8(a.PortMax>>8), uint8(a.PortMax))
+		if from == to {
+			return fmt.Sprintf("%s %s", what, from)
+		}
+		return fmt.Sprintf("%s %s to %s", what, from, to)
 	case a.PortMin == a.PortMax:
-		return fmt.Sprintf("%s %s %d", what, of[:len(of)-1], a.PortMin)
+		return fmt.Sprintf("%s port %d", what, a.PortMin)
 	}
-	return fmt.Sprintf("%s %s %d-%d", what, of, a.PortMin, a.PortMax)
+	return fmt.Sprintf("%s ports %d-%d", what, a.PortMin, a.PortMax)
 }
 
 func (a *Allow) remotes() string {

@@ -368,7 +368,7 @@ func TestExplainRestrictions(t *testing.T) {
 		{0, tcp(at(A, 5000), at(R1, 80), syn, 1, 0, ""), []string{`Restrictions[0].Out[0] "a" of 10.0.1.10: tcp port 80 to anywhere`}},
 		{1, tcp(at(R1, 80), at(E1, 5000), syn|ack, 1, 2, ""), []string{`Restrictions[0] "a" of 10.0.1.10: it is of a flow that was allowed`}},
 		{0, tcp(at(A, 5000), at(R1, 81), syn, 1, 0, ""), []string{`Restrictions[0] "a" of 10.0.1.10: no rule of Out covers it`}},
-		{1, ping(at(R1, 1), E1), []string{`Restrictions[0].In[0] "a" of 10.0.1.10: icmp type 8 from anywhere`}},
+		{1, ping(at(R1, 1), E1), []string{`Restrictions[0].In[0] "a" of 10.0.1.10: icmp echo request from anywhere`}},
 		{0, udp(at(A, 5000), at(E2, 50), "x"), []string{`Restrictions[0].Out[1] "a" of 10.0.1.10: all protocols to [198.51.100.130/32]`, `Restrictions[1].In[0] "b" of 10.0.1.11: udp ports 50-59 from anywhere`}},
 		{0, raw(47, A, E2), []string{`Restrictions[0].Out[1] "a" of 10.0.1.10: all protocols to [198.51.100.130/32]`, `Restrictions[1].In[1] "b" of 10.0.1.11: protocol 47 from anywhere`}},
 		{1, udp(at(R1, 5000), at(PA, 8080), "x"), []string{`Restrictions[1] "b" of 10.0.1.11: no rule of In covers it`}},

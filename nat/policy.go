@@ -169,7 +169,7 @@ type Allow struct {
 	// Protocol is an IP protocol number, -1 for all.
 	Protocol int
 	// PortMin and PortMax bound the port of the receiving end, both included: of In the host's own, of Out the remote one
-	// as the host knows it. 0 and 0 are all. For ICMP they bound the message type. Other protocols have none.
+	// as the host knows it; all are 0 to 65535. For ICMP they bound type<<8 | code. Other protocols have none.
 	PortMin, PortMax uint16
 	// Remotes are the addresses that the other end may have, as the host sees them; none means all.
 	Remotes []netip.Prefix

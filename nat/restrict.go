@@ -45,7 +45,7 @@ func (p *policy) boundOf(host uint32) *bound {
 // none. port is that of the receiving end, of TCP and UDP.
 func (r *restriction) covers(d Direction, v *packet.View, port uint16, rem uint32) int {
 	if v.Proto == packet.ICMP {
-		port = uint16(v.Type)
+		port = uint16(v.Type)<<8 | uint16(v.Code)
 	}
 	for i := range r.allow[d] {
 		a := &r.allow[d][i]
@@ -76,7 +76,7 @@ func compileAllows(all []Allow) []allow {
 	out := make([]allow, len(all))
 	for i, a := range all {
 		d := allow{proto: a.Protocol, lo: a.PortMin, hi: a.PortMax}
-		if !hasPorts(a.Protocol) || d.lo == 0 && d.hi == 0 {
+		if !hasPorts(a.Protocol) {
 			d.lo, d.hi = 0, 1<<16-1
 		}
 		if len(a.Remotes) > 0 {
@@ -152,11 +152,8 @@ func (a *Allow) validate(what string, f *faults) {
 		f.add("%s: protocol %d: want -1, for all, to 255", what, a.Protocol)
 	case a.PortMin > a.PortMax:
 		f.add("%s: %d to %d: the smaller first", what, a.PortMin, a.PortMax)
-	case every:
-	case !hasPorts(a.Protocol):
+	case !hasPorts(a.Protocol) && !every:
 		f.add("%s: %d to %d: only TCP and UDP have ports, and ICMP types; leave them out", what, a.PortMin, a.PortMax)
-	case a.Protocol == packet.ICMP && a.PortMax > 255:
-		f.add("%s: %d to %d: ICMP types end at 255", what, a.PortMin, a.PortMax)
 	}
 	for _, q := range a.Remotes {
 		f.prefix(what, q)

@@ -19,9 +19,15 @@ func restrict(name string, in, out []nat.Allow, hosts ...netip.Addr) func(*nat.P
 	}
 }
 
-// allow is a rule for one port, of ICMP one type, and everybody or some.
+// allow is a rule for one port, of ICMP one type, and everybody or some. Port 0 is all.
 func allow(proto int, port uint16, remotes ...netip.Addr) nat.Allow {
 	a := nat.Allow{Protocol: proto, PortMin: port, PortMax: port}
+	switch {
+	case port == 0:
+		a.PortMax = 65535
+	case proto == packet.ICMP:
+		a.PortMin, a.PortMax = port<<8, port<<8|255
+	}
 	for _, r := range remotes {
 		a.Remotes = append(a.Remotes, netip.PrefixFrom(r, 32))
 	}
@@ -47,7 +53,7 @@ func raw(proto uint8, src, dst netip.Addr) []byte {
 
 func TestSG1_OutRules(t *testing.T) {
 	t.Parallel()
-	out := rules(allow(packet.TCP, 80), allow(packet.UDP, 53, R1), allow(packet.ICMP, packet.Echo, R2), allow(47, 0))
+	out := rules(allow(packet.TCP, 80), allow(packet.UDP, 53, R1), nat.Allow{Protocol: packet.ICMP, PortMin: packet.Echo << 8, PortMax: packet.Echo << 8, Remotes: []netip.Prefix{netip.PrefixFrom(R2, 32)}}, allow(47, 0))
 	trial{policy: policy(nat.Profile{}, static(A, E1), restrict("a", nil, out, A))}.run(t, func(g *gate) {
 		for _, b := range [][]byte{
 			tcp(at(A, 5000), at(R1, 81), syn, 1, 0, ""), tcp(at(A, 80), at(R1, 5000), ack, 1, 1, ""), udp(at(A, 5000), at(R2, 53), "x"),
@@ -55,6 +61,7 @@ func TestSG1_OutRules(t *testing.T) {
 		} {
 			g.drops(nat.DropNotAllowed, 0, b)
 		}
+		g.drops(nat.DropNotAllowed, 0, craft.Query(head(A, R2), packet.Echo, 1, 7, 1, nil)) // another code
 		for _, c := range []struct{ out, back []byte }{
 			{tcp(at(A, 5000), at(R1, 80), syn, 100, 0, ""), tcp(at(R1, 80), at(E1, 5000), syn|ack, 900, 101, "")},
 			{udp(at(A, 5000), at(R1, 53), "x"), udp(at(R1, 53), at(E1, 5000), "y")},
@@ -492,7 +499,7 @@ func TestSG13_ManyWorkers(t *testing.T) {
 func TestSG14_Validation(t *testing.T) {
 	t.Parallel()
 	p := policy(nat.Profile{}, restrict("a", rules(nat.Allow{Protocol: 256}, nat.Allow{Protocol: 6, PortMin: 2, PortMax: 1}), nil, A, A), restrict("a", nil, nil, R1),
-		restrict("", nil, rules(nat.Allow{Protocol: 47, PortMin: 1, PortMax: 2}, nat.Allow{Protocol: 1, PortMin: 8, PortMax: 256},
+		restrict("", nil, rules(nat.Allow{Protocol: 47, PortMin: 1, PortMax: 2}, nat.Allow{Protocol: 1, PortMin: 8, PortMax: 7},
 			nat.Allow{Protocol: -1, Remotes: []netip.Prefix{{}}}), A, netip.Addr{}))
 	p.RestrictionTimeouts.UDP = -1
 	err := p.Validate()
@@ -508,7 +515,7 @@ restriction 3: has no name
 restriction 3: 10.0.1.10 is restricted by restriction "a" already: a host has one restriction, with all its rules
 restriction 3: invalid IP is not an IPv4 address
 restriction 3: Out 1: 1 to 2: only TCP and UDP have ports, and ICMP types; leave them out
-restriction 3: Out 2: 8 to 256: ICMP types end at 255
+restriction 3: Out 2: 8 to 7: the smaller first
 restriction 3: Out 3: invalid Prefix is not an IPv4 prefix
 restrictions: time-out of UDP: -1ns is not between 1ms and 168h0m0s`
 	if err.Error() != want {

@@ -37,12 +37,12 @@ func allows(r *nat.Restriction, received bool, h *header, port uint16, rem netip
 	return slices.ContainsFunc(rules, func(a nat.Allow) bool {
 		n := port
 		if h.proto == packet.ICMP {
-			n = uint16(h.typ)
+			n = uint16(h.typ)<<8 | uint16(h.code)
 		}
 		if a.Protocol != -1 && a.Protocol != int(h.proto) || len(a.Remotes) > 0 && !contains(a.Remotes, rem) {
 			return false
 		}
-		return a.Protocol == -1 || !numbered(h.proto) || a.PortMin == 0 && a.PortMax == 0 || n >= a.PortMin && n <= a.PortMax
+		return a.Protocol == -1 || !numbered(h.proto) || n >= a.PortMin && n <= a.PortMax
 	})
 }
 

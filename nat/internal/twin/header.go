@@ -25,6 +25,7 @@ type header struct {
 	mf, df   bool
 	flags    uint8 // TCP
 	typ      uint8 // ICMP
+	code     uint8
 }
 
 func (h *header) fragment() bool { return h.mf || h.off > 0 }
@@ -148,7 +149,7 @@ func (h *header) readPorts(body []byte) {
 			h.flags = body[13] & 0x3f
 		}
 	case packet.ICMP:
-		h.typ = body[0]
+		h.typ, h.code = body[0], body[1]
 		if h.query() {
 			h.src = netip.AddrPortFrom(h.src.Addr(), be.Uint16(body[4:]))
 			h.dst = netip.AddrPortFrom(h.dst.Addr(), be.Uint16(body[4:]))

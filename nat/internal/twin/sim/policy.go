@@ -261,8 +261,8 @@ func (w *world) vary(p *nat.Policy, d *dice) {
 func (w *world) restrict(p *nat.Policy, d *dice) {
 	r := nat.Restriction{
 		Name: "few", Hosts: []netip.Addr{hosts[0], hosts[3], hosts[6]},
-		In:  []nat.Allow{{Protocol: packet.TCP, PortMin: 80, PortMax: 5001}, {Protocol: packet.ICMP, PortMin: 8, PortMax: 11}, {Protocol: packet.UDP, Remotes: []netip.Prefix{prefix("203.0.113.10/32"), prefix("10.0.0.0/16")}}},
-		Out: []nat.Allow{{Protocol: packet.TCP, PortMin: 53, PortMax: 443}, {Protocol: packet.UDP}, {Protocol: -1, Remotes: []netip.Prefix{prefix("192.0.2.0/24"), knowing, prefix("198.51.100.0/28")}}},
+		In:  []nat.Allow{{Protocol: packet.TCP, PortMin: 80, PortMax: 5001}, {Protocol: packet.ICMP, PortMin: 8 << 8, PortMax: 11<<8 | 3}, {Protocol: packet.UDP, PortMax: 65535, Remotes: []netip.Prefix{prefix("203.0.113.10/32"), prefix("10.0.0.0/16")}}},
+		Out: []nat.Allow{{Protocol: packet.TCP, PortMin: 53, PortMax: 443}, {Protocol: packet.UDP, PortMax: 65535}, {Protocol: -1, Remotes: []netip.Prefix{prefix("192.0.2.0/24"), knowing, prefix("198.51.100.0/28")}}},
 	}
 	if w.restricted == 2 {
 		r.Name, r.Hosts = "many", []netip.Addr{hosts[1], hosts[2], hosts[3], hosts[4], hosts[6]}
