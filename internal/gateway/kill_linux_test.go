@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -372,6 +373,10 @@ func TestStop(t *testing.T) {
 		return all
 	}
 	before := values()
+	// Under nohup as well the gateway is to hear SIGHUP: what is handled here, a child has as by default.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		g := b.start("--inside", "10.0.0.0/16", "--public", "198.51.100.60")
 		if got := values(); !slices.Equal(got, []string{"1", "1", "0"}) {
