@@ -123,8 +123,8 @@ func (m *Model) routes(s Subnet) []nat.Route {
 	return out
 }
 
-// hasPool reports whether a NAT gateway is a pool of the policy. Those of private ones are among the inside addresses,
-// which no pool may be: they let nothing through.
+// hasPool reports whether a NAT gateway is a pool of the policy. Those of private ones would be
+// with nat.Pool.Private, which is not used yet: they let nothing through.
 func hasPool(g NATGateway) bool { return g.ConnectivityType == PublicNAT }
 
 // sendsTo is the kind of thing that a NAT gateway sends to; the rest it drops.
