@@ -46,7 +46,7 @@ type cli struct {
 	Output  string           `enum:"json,table,text" default:"json" help:"How answers are printed: json, table or text."`
 	DryRun  bool             `help:"Say what the call would do, and change nothing."`
 	Version kong.VersionFlag `help:"Print the version."`
-	Serve   serveCmd         `cmd:"" help:"Hold a region, and answer at the socket until told to stop (SIGINT, SIGTERM)."`
+	Serve   serveCmd         `cmd:"" help:"Hold a region, and answer at the socket until told to stop (SIGINT, SIGTERM). It has no devices yet: it carries no packets."`
 }
 
 func main() {
