@@ -25,6 +25,7 @@ func TestCheckFindsFaults(t *testing.T) {
 		"external port":            func(r *conntrack.Record) { r.ExtPort += 2 },
 		"holds an inside endpoint": func(r *conntrack.Record) { r.InPort++ },
 		"quarantine":               func(r *conntrack.Record) { r.State = conntrack.Quarantined },
+		"filter session in part":   func(r *conntrack.Record) { r.Bits |= conntrack.Filter },
 	} {
 		e, err := New(Config{Sessions: 64, Shards: 2, Seed: 1}, &p)
 		if err != nil {

@@ -403,3 +403,41 @@ func TestHeaderFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestProbeChecksum: a sum that comes out as 0 is sent as 0xffff, for 0 is no checksum (RFC 768).
+func TestProbeChecksum(t *testing.T) {
+	ones := 0
+	for port := range uint16(65535) {
+		p, err := nat.Probe(packet.UDP, at(A, port+1), at(R1, 53))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := p.Bytes()
+		if sum := be.Uint16(b[26:]); sum == 0 {
+			t.Fatalf("source port %d: no checksum", port+1)
+		} else if sum == 0xffff {
+			ones++
+		}
+		if bad := craft.Verify(b); bad != nil {
+			t.Fatalf("source port %d: %v", port+1, bad)
+		}
+	}
+	if ones == 0 {
+		t.Error("no port gives the sum in question")
+	}
+}
+
+// TestExplainBecomes: the state after the packet is told where the packet changes it.
+func TestExplainBecomes(t *testing.T) {
+	g := newGate(t, nat.Config{Seed: 7}, policy(nat.RFCProfile()))
+	ext := g.opens(packet.TCP, at(A, 5000), at(R1, 80))
+	g.want(g.in(tcp(at(R1, 80), ext, syn|ack, 900, 101, "")), nat.Inbound)
+	p := packet.From(craft.TCP(head(A, R1), craft.Segment{Src: 5000, Dst: 80, Flags: ack, Seq: 101, Ack: 901, Window: 65535}, nil))
+	if s := g.e.Explain(&p, 0, g.now).String(); !strings.Contains(s, "opening, which becomes established, started from inside") {
+		t.Error(s)
+	}
+	p = packet.From(craft.TCP(head(A, R1), craft.Segment{Src: 5001, Dst: 80, Flags: syn, Seq: 1, Window: 65535, Options: []byte{2, 4, 5, 180}}, nil))
+	if s := g.e.Explain(&p, 0, g.now).String(); !strings.Contains(s, "TTL 64, MSS 1460, DF") {
+		t.Error(s)
+	}
+}

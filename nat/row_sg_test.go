@@ -542,3 +542,87 @@ func TestSG15_OthersCostNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestSG7_TheWayBackIsAPool: a host that is reached 1:1 and has its way to the same ends through a pool has one session
+// with them, which is not the pool's. So its answers do not leave with an address that nobody asked, and its ICMP errors
+// leave with the one that was.
+func TestSG7_TheWayBackIsAPool(t *testing.T) {
+	t.Parallel()
+	throughPool := func(p *nat.Policy) { p.Routes = []nat.Route{{Source: insideNet, Pool: "pool"}} }
+	for _, f := range []nat.Profile{nat.RFCProfile(), nat.AWSProfile()} {
+		trial{policy: policy(f, static(A, E1), throughPool, restrict("a", rules(allow(packet.UDP, 53)), everything, A))}.run(t, func(g *gate) {
+			asked := udp(at(R1, 999), at(E1, 53), "x")
+			came := g.want(g.in(asked), nat.StaticInbound).b
+			g.drops(nat.DropNoPort, 0, udp(at(A, 53), at(R1, 999), "y"))
+			if b := g.want(g.out(craft.Error(head(A, R1), 3, 3, 0, came)), nat.ErrorOutbound).b; srcOf(b).Addr() != E1 {
+				g.Errorf("the error came from %v", srcOf(b))
+			}
+			if n := len(g.sessions()); n != 1 {
+				g.Errorf("%d sessions", n)
+			}
+			g.want(g.out(udp(at(A, 53), at(R2, 999), "y")), nat.Outbound) // others get its pool
+		})
+	}
+}
+
+// TestSG7_OutOfWindow: a RST that is out of the window of one host's session is dropped, whether the other end is a
+// restricted host, too, or not, and both sessions go on.
+func TestSG7_OutOfWindow(t *testing.T) {
+	t.Parallel()
+	strict := func(p *nat.Policy) { p.DropBadResets = true }
+	trial{policy: policy(nat.Profile{}, strict, static(B, E1), restrict("a", nil, everything, A), restrict("b", everything, nil, B))}.run(t, func(g *gate) {
+		for _, rem := range []netip.Addr{B, R1} {
+			to, from := at(rem, 80), at(A, 5000)
+			if rem == R1 {
+				from, to = at(R1, 5000), at(B, 80)
+			}
+			seen := func(src, dst end) (nat.AttachmentID, end, end) { // as it arrives
+				if src.Addr() == R1 {
+					return 1, src, at(E1, dst.Port())
+				}
+				return 0, src, dst
+			}
+			send := func(src, dst end, flags uint8, seq, ackNo uint32) result {
+				id, s, d := seen(src, dst)
+				return g.send(id, packet.From(tcp(s, d, flags, seq, ackNo, "")))[0]
+			}
+			for _, r := range []result{send(from, to, syn, 100, 0), send(to, from, syn|ack, 900, 101), send(from, to, ack, 101, 901)} {
+				if r.Dropped() {
+					g.Fatal(r.Verdict)
+				}
+			}
+			id, s, d := seen(to, from)
+			g.drops(nat.DropOutOfWindow, id, tcp(s, d, packet.RST, 900+1<<30, 0, ""))
+			if r := send(to, from, ack, 901, 101); r.Dropped() {
+				g.Fatal(r.Verdict)
+			}
+		}
+	})
+}
+
+// TestSG7_HairpinInPieces: a datagram in pieces is gathered for the rules of its receiver, and cut again if a piece is too
+// long for the link that it goes back to.
+func TestSG7_HairpinInPieces(t *testing.T) {
+	t.Parallel()
+	for _, longest := range []int{560, 1000} {
+		trial{policy: policy(nat.Profile{}, static(A, E1), static(B, E2), mtu(600, 1500), restrict("a", rules(allow(packet.UDP, 53)), nil, A))}.run(t, func(g *gate) {
+			whole := craft.UDP(craft.IP{Src: B, Dst: E1, ID: 9}, 5000, 53, make([]byte, 1400))
+			var all []emitted
+			for _, b := range craft.Cut(whole, longest) {
+				r := g.out(b)
+				if r.Forward() {
+					all = append(all, emitted{b: r.b})
+				}
+				all = append(all, r.emitted...)
+			}
+			if len(all) < 3 {
+				g.Fatalf("%d pieces", len(all))
+			}
+			for _, e := range all {
+				if len(e.b) > 600 {
+					g.Errorf("a piece of %d bytes", len(e.b))
+				}
+			}
+		})
+	}
+}
