@@ -148,12 +148,13 @@ func (c *caller) sound(t *rapid.T) {
 		}
 		for _, q := range p.Pools {
 			for _, ip := range slices.Concat(q.Addresses, q.Draining) {
+				if q.Private { // VPCs may overlap
+					continue
+				}
 				use(ip, v.ID)
 			}
 		}
-		r, err := c.one.Restrictions(v.ID)
-		fatal(t, err)
-		for _, r := range r {
+		for _, r := range p.Restrictions {
 			for _, a := range slices.Concat(r.In, r.Out) {
 				if len(r.Hosts) == 0 || len(a.Remotes) == 0 || a.PortMin > a.PortMax {
 					t.Fatalf("%+v allows nobody anything, or is about nobody", r)

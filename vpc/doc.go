@@ -17,8 +17,8 @@
 // A public address has one owner at any time. It is idle in the pool, lent to a running instance, or allocated as an
 // Elastic IP; an Elastic IP is free, on a private address of a network interface, or on a NAT gateway.
 //
-// Security groups are kept, and compiled by Model.Restrictions. A Policy does not have them yet: it is as if every network
-// interface were in a group that allows everything.
+// An instance that names no security group is in the default group of its VPC, which lets everything out, and in from one
+// another: as in AWS, who is to be reached needs a group that says so.
 //
 // Changes take effect at once, but for the addresses of NAT gateways, which drain until Model.Advance finds their time
 // over. States that the real cloud shows while it is still busy (pending, stopping, deleting) do not occur, and a deleted

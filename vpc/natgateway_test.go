@@ -254,8 +254,15 @@ func TestNGW11_PrivateGateway(t *testing.T) {
 	e.ok(e.ReplaceRoute(table.ID, prefix("10.1.0.0/16"), g.ID))
 	e.apply()
 	e.stops("to the internet gateway", i.Attachment, tcp(i.PrivateIP, 5000, r1, 80), nat.DropNoPath)
-	equal(t, "it sends to", g.sendsTo(), toTransitGateway)
-	sameAs(t, "as", g.pool().Addresses, []netip.Addr{g.Addresses[0].PrivateIP})
+	own4 := g.Addresses[0].PrivateIP
+	b, v := e.send(i.Attachment, f.build(t))
+	equal(t, "to the peer, through it", v, nat.Outbound)
+	out := read(t, b)
+	equal(t, "as", out.src, own4)
+	e.passes("the answer", OutsideAttachment, out.reply(), nat.Inbound, f.reply())
+	e.stops("unasked", OutsideAttachment, tcp(peer, 80, own4, out.srcPort+1), nat.DropNoMapping)
+	e.stops("from an instance", i.Attachment, tcp(i.PrivateIP, 5000, own4, out.srcPort), nat.DropNoMapping)
+	e.stops("from the internet", OutsideAttachment, tcp(r1, 80, own4, out.srcPort), nat.DropNoMapping)
 
 	// A detached transit gateway leads nowhere.
 	e.ok(e.ReplaceRoute(table.ID, prefix("10.1.0.0/16"), tgw.ID))

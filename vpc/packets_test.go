@@ -367,19 +367,32 @@ func TestNGW3_OnlyExactRepliesPass(t *testing.T) {
 
 func TestNGW10_TracerouteShowsTheGateway(t *testing.T) {
 	e, g, i := natEdge(t)
-	probe := udp(i.PrivateIP, 5000, r1, 33434)
-	probe.ttl = 1
-	_, v := e.send(i.Attachment, probe.build(t))
-	equal(t, "verdict", v, nat.DropTTL)
-	emitted := e.worker.Emitted()
-	if len(emitted) != 1 || emitted[0].Side != nat.Inside {
-		t.Fatalf("emitted %+v, want one packet to the inside", emitted)
+	other := e.natGateway(e.public, e.allocate())
+	table := must(e.CreateRouteTable(e.vpc.ID))(t)
+	e.ok(e.CreateRoute(table.ID, everything, other.ID))
+	elsewhere := must(e.CreateSubnet(CreateSubnetInput{VPCID: e.vpc.ID, CIDR: prefix("10.0.77.0/24")}))(t)
+	must(e.AssociateRouteTable(table.ID, elsewhere.ID))(t)
+	open := e.run(e.public)
+	second := e.run(elsewhere)
+	e.apply()
+	for _, c := range []struct {
+		from Instance
+		hop  netip.Addr
+	}{{i, g.PrivateIP}, {second, other.Addresses[0].PrivateIP}, {open, addr("10.0.0.1")}} {
+		probe := udp(c.from.PrivateIP, 5000, r1, 33434)
+		probe.ttl = 1
+		_, v := e.send(c.from.Attachment, probe.build(t))
+		equal(t, "verdict", v, nat.DropTTL)
+		emitted := e.worker.Emitted()
+		if len(emitted) != 1 || emitted[0].Side != nat.Inside {
+			t.Fatalf("emitted %+v, want one packet to the inside", emitted)
+		}
+		b := emitted[0].Packet.Bytes()
+		f := read(t, b)
+		equal(t, "from", f.src, c.hop)
+		equal(t, "to", f.dst, c.from.PrivateIP)
+		equal(t, "type", b[20], layers.ICMPv4TypeTimeExceeded)
 	}
-	b := emitted[0].Packet.Bytes()
-	f := read(t, b)
-	equal(t, "from", f.src, g.PrivateIP)
-	equal(t, "to", f.dst, i.PrivateIP)
-	equal(t, "type", b[20], layers.ICMPv4TypeTimeExceeded)
 }
 
 // Two hosts at the same time, from the same port to the same server, behind one address.

@@ -16,13 +16,14 @@ const OutsideAttachment nat.AttachmentID = 0
 //
 // Each network interface of a running instance is an inside attachment, with its private addresses as the only sources.
 // One of them has a 1:1 mapping if it has a public address and the subnet has a route to the internet gateway: without
-// that route a public address neither sends nor receives. A public NAT gateway is a pool with its id as the name; a route
-// to it works for destinations that the subnet of the gateway itself routes to the internet gateway. A route to a transit
-// gateway leads out, and in, untranslated. Public addresses that nobody uses, or that an interface of this VPC has and
+// that route a public address neither sends nor receives. A NAT gateway is a pool with its id as the name; a route to it
+// works for destinations that the subnet of the gateway itself routes to the internet gateway, or, of a private one, to a
+// transit gateway. A route to a transit gateway leads out, and in, untranslated. Security groups are a restriction of each
+// interface, named by its id, unless they allow everything both ways, which costs nothing. Public addresses that nobody uses, or that an interface of this VPC has and
 // cannot use, are Unlent: what arrives for them ends as nat.DropUnassigned.
 //
-// ICMP errors to instances come from the private address of the VPC's oldest NAT gateway, as in a traceroute through it;
-// in a VPC without one, from the router address, the second of the VPC.
+// ICMP errors to instances come from the first private address of the NAT gateway that the packet was to pass, as in a
+// traceroute through it, and else from the router address, the second of the VPC.
 //
 // The result shares nothing with the model.
 func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
@@ -34,14 +35,12 @@ func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
 		Attachments:  []nat.Attachment{{ID: OutsideAttachment, Side: nat.Outside, Router: true, MTU: m.cfg.OutsideMTU}},
 		Inside:       slices.Clone(v.CIDRs),
 		InsideRouter: v.CIDRs[0].Addr().Next(),
+		Restrictions: m.restrictions(v),
 	}
 	idle := m.pool.all()
 	for g := range m.natGateways.all() {
-		if g.VPCID != v.ID || !hasPool(g) {
+		if g.VPCID != v.ID {
 			continue
-		}
-		if len(p.Pools) == 0 {
-			p.InsideRouter = g.Addresses[0].PrivateIP
 		}
 		p.Pools = append(p.Pools, g.pool())
 	}
@@ -112,7 +111,7 @@ func (m *Model) routes(s Subnet) []nat.Route {
 		case toNATGateway:
 			gateway := m.natGateways.byID[first.Target]
 			second, _ := m.tableOf(m.subnets.byID[gateway.SubnetID]).lookup(d)
-			if hasPool(gateway) && m.leads(s.VPCID, second) == gateway.sendsTo() {
+			if m.leads(s.VPCID, second) == gateway.sendsTo() {
 				r.Pool = gateway.ID
 			}
 		case toTransitGateway:
@@ -123,10 +122,6 @@ func (m *Model) routes(s Subnet) []nat.Route {
 	return out
 }
 
-// hasPool reports whether a NAT gateway is a pool of the policy. Those of private ones would be
-// with nat.Pool.Private, which is not used yet: they let nothing through.
-func hasPool(g NATGateway) bool { return g.ConnectivityType == PublicNAT }
-
 // sendsTo is the kind of thing that a NAT gateway sends to; the rest it drops.
 func (g NATGateway) sendsTo() way {
 	if g.ConnectivityType == PrivateNAT {
@@ -135,9 +130,9 @@ func (g NATGateway) sendsTo() way {
 	return toInternetGateway
 }
 
-// pool is what a NAT gateway translates to.
+// pool is what a NAT gateway translates to. It is a hop with its first private address (NGW-10).
 func (g NATGateway) pool() nat.Pool {
-	p := nat.Pool{Name: g.ID, Profile: nat.AWSProfile()}
+	p := nat.Pool{Name: g.ID, Profile: nat.AWSProfile(), Private: g.ConnectivityType == PrivateNAT, Router: g.Addresses[0].PrivateIP}
 	for _, a := range g.Addresses {
 		ip := a.PublicIP
 		if g.ConnectivityType == PrivateNAT {

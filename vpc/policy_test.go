@@ -54,21 +54,13 @@ func TestPolicyOfTheWholeStory(t *testing.T) {
 			{Source: prefix("10.0.1.0/24"), Destination: everything, Static: true},
 			{Source: prefix("10.0.2.0/24"), Destination: everything, Pool: g.ID},
 		},
-		Pools:  []nat.Pool{{Name: g.ID, Addresses: []netip.Addr{g.Addresses[0].PublicIP}, Profile: nat.AWSProfile()}},
+		Pools:  []nat.Pool{{Name: g.ID, Addresses: []netip.Addr{g.Addresses[0].PublicIP}, Router: g.Addresses[0].PrivateIP, Profile: nat.AWSProfile()}},
 		Static: []nat.Static{{Inside: web.PrivateIP, Outside: web.PublicIP}},
 		// All but .0 (web) and .2 (the gateway): .1 rests, .3 is allocated and free, the others are idle.
 		Unlent:       []netip.Prefix{prefix("198.51.100.1/32"), prefix("198.51.100.3/32"), prefix("198.51.100.4/30")},
-		InsideRouter: g.Addresses[0].PrivateIP,
+		InsideRouter: addr("10.0.0.1"),
 	})
 	equal(t, "spare", spare.PublicIP, addr("198.51.100.3"))
-}
-
-func TestPolicyInsideRouter(t *testing.T) {
-	w := newWorld(t, "198.51.100.0/29")
-	equal(t, "without a NAT gateway", w.compiled().InsideRouter, addr("10.0.0.1"))
-	first := w.natGateway(w.public, w.allocate())
-	w.natGateway(w.public, w.allocate())
-	equal(t, "with two (NGW-10)", w.compiled().InsideRouter, first.Addresses[0].PrivateIP)
 }
 
 func TestVPC3_AddressWithoutInternetGatewayRouteIsDead(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"pgregory.net/rapid"
+
+	"github.com/tidegate/tidegate/nat"
 )
 
 func (r *rules) attachIGW(t *rapid.T) {
@@ -201,13 +203,13 @@ func (r *rules) allowed(i *ruleIface, way int, with netip.Addr, protocol, port i
 	return false
 }
 
-// groupMatrix asks for every interface and everybody whether Restrictions let a session begin.
+// groupMatrix asks for every interface and everybody whether the restrictions of the policy let a session begin.
 func (r *rules) groupMatrix(t *rapid.T) {
 	for v := range r.vpcs {
-		list, err := r.m.Restrictions(v)
+		p, err := r.m.Policy(v)
 		fatal(t, err)
-		restrictions := map[string]Restriction{}
-		for _, l := range list {
+		restrictions := map[string]nat.Restriction{}
+		for _, l := range p.Restrictions {
 			restrictions[l.Name] = l
 		}
 		everybody := []netip.Addr{internet, peer, addr("10.0.1.15"), addr("192.0.2.77")}
@@ -229,8 +231,8 @@ func (r *rules) groupMatrix(t *rapid.T) {
 			}
 			for _, with := range everybody {
 				for _, s := range [][2]int{{6, 80}, {6, 1}, {17, 53}, {17, 1}, {1, 8 << 8}, {1, 3<<8 | 4}, {50, 0}, {47, 0}} {
-					for way, allows := range [][]Allow{l.In, l.Out} {
-						got := !restricted || slices.ContainsFunc(allows, func(a Allow) bool {
+					for way, allows := range [][]nat.Allow{l.In, l.Out} {
+						got := !restricted || slices.ContainsFunc(allows, func(a nat.Allow) bool {
 							return (a.Protocol == -1 || a.Protocol == s[0]) && int(a.PortMin) <= s[1] && s[1] <= int(a.PortMax) &&
 								slices.ContainsFunc(a.Remotes, func(p netip.Prefix) bool { return p.Contains(with) })
 						})

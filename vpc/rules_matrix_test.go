@@ -74,10 +74,27 @@ func (r *rules) isElsewhere(vpc string, public netip.Addr) bool {
 	return false
 }
 
+// delivered is what becomes of a packet for a private address.
+func (r *rules) delivered(vpc string, src, dst netip.Addr, port int) string {
+	for _, g := range r.nats {
+		for _, a := range g.addrs {
+			if g.private && a.ip == dst && r.subnets[g.subnet].vpc == vpc {
+				return "" // a NAT gateway is nobody to talk to
+			}
+		}
+	}
+	for _, i := range r.ifaces {
+		if r.vpcOf(i) == vpc && r.runs(i) && slices.Contains(i.ips, dst) && !r.allowed(i, 0, src, packet.TCP, port) {
+			return ""
+		}
+	}
+	return arrivesAt(dst, src)
+}
+
 // throughGateway is what the internet gateway does with a packet that has a public source.
-func (r *rules) throughGateway(vpc string, src, dst netip.Addr) string {
+func (r *rules) throughGateway(vpc string, src, dst netip.Addr, port int) string {
 	if to := r.behind(vpc, dst); to.IsValid() {
-		return arrivesAt(to, src)
+		return r.delivered(vpc, src, to, port)
 	}
 	if r.isElsewhere(vpc, dst) {
 		return leavesAs(src)
@@ -86,14 +103,14 @@ func (r *rules) throughGateway(vpc string, src, dst netip.Addr) string {
 }
 
 // fromHost is what may become of a packet of a host.
-func (r *rules) fromHost(iface string, src, dst netip.Addr) []string {
+func (r *rules) fromHost(iface string, src, dst netip.Addr, port int) []string {
 	i := r.ifaces[iface]
 	vpc := r.vpcOf(i)
 	switch {
-	case !r.runs(i):
+	case !r.runs(i) || !r.allowed(i, 1, dst, packet.TCP, port):
 		return fates("")
 	case inVPC(dst):
-		return fates(arrivesAt(dst, src))
+		return fates(r.delivered(vpc, src, dst, port))
 	}
 	target := r.route(i.subnet, dst)
 	switch r.leads(vpc, target) {
@@ -101,17 +118,21 @@ func (r *rules) fromHost(iface string, src, dst netip.Addr) []string {
 		return fates(leavesAs(src))
 	case "internet":
 		if public := r.public(iface, src); public.IsValid() {
-			return fates(r.throughGateway(vpc, public, dst))
+			return fates(r.throughGateway(vpc, public, dst, port))
 		}
 	case "nat":
 		g := r.nats[target]
-		if g.private || r.leads(vpc, r.route(g.subnet, dst)) != "internet" { // the engine has no private pools
-			break
-		}
+		second := r.leads(vpc, r.route(g.subnet, dst))
 		var out []string
 		for _, a := range g.addrs {
-			if a.until.IsZero() {
-				out = append(out, r.throughGateway(vpc, r.eips[a.eip].ip, dst))
+			switch {
+			case !a.until.IsZero():
+			case g.private && second == "transit":
+				out = append(out, leavesAs(a.ip))
+			case !g.private && second == "internet":
+				out = append(out, r.throughGateway(vpc, r.eips[a.eip].ip, dst, port))
+			default:
+				return fates("")
 			}
 		}
 		return out
@@ -120,13 +141,13 @@ func (r *rules) fromHost(iface string, src, dst netip.Addr) []string {
 }
 
 // fromOutside is what becomes of a packet from elsewhere, by way of the internet or of a transit gateway.
-func (r *rules) fromOutside(vpc string, src, dst netip.Addr) string {
+func (r *rules) fromOutside(vpc string, src, dst netip.Addr, port int) string {
 	if to := r.behind(vpc, dst); to.IsValid() {
-		return arrivesAt(to, src)
+		return r.delivered(vpc, src, to, port)
 	}
 	for id, s := range r.subnets { // whether somebody has the address is not the engine's business
 		if s.vpc == vpc && s.cidr.Contains(dst) && r.leads(vpc, r.route(id, src)) == "transit" {
-			return arrivesAt(dst, src)
+			return r.delivered(vpc, src, dst, port)
 		}
 	}
 	return ""
@@ -174,7 +195,7 @@ func (r *rules) matrix(t *rapid.T) {
 					}
 					port++
 					got, out := send(n.Attachment, tcp(a.PrivateIP, port, dst, 80))
-					if want := r.fromHost(n.ID, a.PrivateIP, dst); !slices.Contains(want, got) {
+					if want := r.fromHost(n.ID, a.PrivateIP, dst, 80); !slices.Contains(want, got) {
 						t.Fatalf("%s: %v to %v: %q, want %q", n.ID, a.PrivateIP, dst, got, want)
 					}
 					if got != leavesAs(out.src) || !r.isElsewhere(vpc, dst) { // nobody outside answers for our own
@@ -192,7 +213,7 @@ func (r *rules) matrix(t *rapid.T) {
 					continue
 				}
 				got, _ := send(OutsideAttachment, tcp(src, 6000, dst, 22))
-				if want := r.fromOutside(vpc, src, dst); got != want {
+				if want := r.fromOutside(vpc, src, dst, 22); got != want {
 					t.Fatalf("%v to %v in %s: %q, want %q", src, dst, vpc, got, want)
 				}
 			}

@@ -5,6 +5,8 @@ package vpc
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/tidegate/tidegate/nat"
 )
 
 func (w *world) group(name string) SecurityGroup {
@@ -12,9 +14,13 @@ func (w *world) group(name string) SecurityGroup {
 	return must(w.CreateSecurityGroup(w.vpc.ID, name, "of a test"))(w.t)
 }
 
-func (w *world) restrictions() []Restriction {
+func (w *world) restrictions() []nat.Restriction {
 	w.t.Helper()
-	return must(w.Restrictions(w.vpc.ID))(w.t)
+	return must(w.Policy(w.vpc.ID))(w.t).Restrictions
+}
+
+func allow(protocol int, first, last uint16, remotes []netip.Prefix) nat.Allow {
+	return nat.Allow{Protocol: protocol, PortMin: first, PortMax: last, Remotes: remotes}
 }
 
 // ports is a rule for TCP from a prefix.
@@ -31,9 +37,9 @@ func TestSecurityGroupDefault(t *testing.T) {
 	equal(t, "group", w.networkInterface(a.NetworkInterfaceID).GroupIDs[0], w.vpc.DefaultGroupID)
 	w.secondary(b)
 	w.run(w.public) // in the open group, which costs nothing
-	everybody := []Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{everything}}}
-	oneAnother := []Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{prefix("10.0.2.4/31"), prefix("10.0.2.6/32")}}}
-	sameAs(t, "restrictions", w.restrictions(), []Restriction{
+	everybody := []nat.Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{everything}}}
+	oneAnother := []nat.Allow{{Protocol: -1, PortMax: 65535, Remotes: []netip.Prefix{prefix("10.0.2.4/31"), prefix("10.0.2.6/32")}}}
+	sameAs(t, "restrictions", w.restrictions(), []nat.Restriction{
 		{Name: a.NetworkInterfaceID, Hosts: []netip.Addr{a.PrivateIP}, In: oneAnother, Out: everybody},
 		{Name: b.NetworkInterfaceID, Hosts: []netip.Addr{b.PrivateIP, addr("10.0.2.6")}, In: oneAnother, Out: everybody},
 	})
@@ -61,19 +67,19 @@ func TestSecurityGroupRules(t *testing.T) {
 	w.ok(w.ModifyNetworkInterfaceAttribute(a.NetworkInterfaceID, []string{web.ID, web.ID}))
 	w.ok(w.ModifyNetworkInterfaceAttribute(b.NetworkInterfaceID, []string{db.ID}))
 	all := []netip.Prefix{everything}
-	sameAs(t, "restrictions", w.restrictions(), []Restriction{
+	sameAs(t, "restrictions", w.restrictions(), []nat.Restriction{
 		{
 			Name: a.NetworkInterfaceID, Hosts: []netip.Addr{a.PrivateIP},
-			In: []Allow{
-				{6, 80, 80, all}, {6, 443, 443, all}, {6, 22, 22, []netip.Prefix{prefix("10.0.0.0/16")}},
-				{1, 0x800, 0x8ff, all}, {1, 0x304, 0x304, all}, {1, 0, 65535, []netip.Prefix{prefix("10.0.0.0/16")}},
-				{50, 0, 65535, []netip.Prefix{prefix("192.0.2.1/32")}},
+			In: []nat.Allow{
+				allow(6, 80, 80, all), allow(6, 443, 443, all), allow(6, 22, 22, []netip.Prefix{prefix("10.0.0.0/16")}),
+				allow(1, 0x800, 0x8ff, all), allow(1, 0x304, 0x304, all), allow(1, 0, 65535, []netip.Prefix{prefix("10.0.0.0/16")}),
+				allow(50, 0, 65535, []netip.Prefix{prefix("192.0.2.1/32")}),
 			},
-			Out: []Allow{{-1, 0, 65535, all}},
+			Out: []nat.Allow{allow(-1, 0, 65535, all)},
 		},
 		{
 			Name: b.NetworkInterfaceID, Hosts: []netip.Addr{b.PrivateIP},
-			In: []Allow{{6, 5432, 5433, []netip.Prefix{prefix("10.0.1.4/32"), prefix("10.0.1.7/32")}}},
+			In: []nat.Allow{allow(6, 5432, 5433, []netip.Prefix{prefix("10.0.1.4/32"), prefix("10.0.1.7/32")})},
 		},
 	})
 
@@ -83,9 +89,6 @@ func TestSecurityGroupRules(t *testing.T) {
 	g := must(w.RevokeSecurityGroupIngress(web.ID, []SecurityGroupRule{ports(443, 443, "0.0.0.0/0"), {Protocol: 50, CIDR: prefix("192.0.2.1/32")}}))(t)
 	equal(t, "rules left", len(g.Ingress), 5)
 	equal(t, "allows left", len(w.restrictions()[0].In), 5)
-	if _, err := w.Restrictions("vpc-0"); err == nil {
-		t.Error("no VPC, and no error")
-	}
 }
 
 func TestSecurityGroupRefused(t *testing.T) {

@@ -27,7 +27,7 @@ type (
 
 // groupCalls are about security groups.
 var groupCalls = []Call{
-	change("CreateSecurityGroup", "Make a security group that lets everything out and nothing in. Groups are kept, but not enforced yet.", func(m *vpc.Model, _ time.Time, in *struct {
+	change("CreateSecurityGroup", "Make a security group that lets everything out and nothing in.", func(m *vpc.Model, _ time.Time, in *struct {
 		VpcId       string `required:"" help:"The VPC."`
 		GroupName   string `required:"" help:"Its name."`
 		Description string `required:"" help:"What it is for."`
@@ -41,8 +41,8 @@ var groupCalls = []Call{
 			GroupId string
 		}{true, in.GroupId}, m.DeleteSecurityGroup(in.GroupId)
 	}),
-	ruleCall("AuthorizeSecurityGroupIngress", "Let something in. Rules are kept, but not enforced yet.", (*vpc.Model).AuthorizeSecurityGroupIngress),
-	ruleCall("AuthorizeSecurityGroupEgress", "Let something out. Rules are kept, but not enforced yet.", (*vpc.Model).AuthorizeSecurityGroupEgress),
+	ruleCall("AuthorizeSecurityGroupIngress", "Let something in. Answers pass without a rule.", (*vpc.Model).AuthorizeSecurityGroupIngress),
+	ruleCall("AuthorizeSecurityGroupEgress", "Let something out. Answers pass without a rule.", (*vpc.Model).AuthorizeSecurityGroupEgress),
 	ruleCall("RevokeSecurityGroupIngress", "Let something in no longer.", (*vpc.Model).RevokeSecurityGroupIngress),
 	ruleCall("RevokeSecurityGroupEgress", "Let something out no longer.", (*vpc.Model).RevokeSecurityGroupEgress),
 	read("DescribeSecurityGroups", "List security groups.", func(m *vpc.Model, in *struct {

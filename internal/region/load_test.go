@@ -121,12 +121,24 @@ func TestEIP2_UnderLoad(t *testing.T) {
 			if err := m.AttachInternetGateway(g.ID, v.ID); err != nil {
 				return nil, err
 			}
+			// One host of each VPC is in a group that restricts it to what is sent here, the other in one that costs nothing.
+			var groups []string
+			for name, peer := range map[string]netip.Prefix{"some": netip.PrefixFrom(remote, 32), "all": everything} {
+				g, err := m.CreateSecurityGroup(v.ID, name, "who may send to it")
+				if err != nil {
+					return nil, err
+				}
+				if _, err := m.AuthorizeSecurityGroupIngress(g.ID, []vpc.SecurityGroupRule{{Protocol: vpc.AllProtocols, CIDR: peer}}); err != nil {
+					return nil, err
+				}
+				groups = append(groups, g.ID)
+			}
 			for i, cidr := range []string{"10.0.1.0/24", "10.0.2.0/24"} { // one lends addresses, the other does not
 				s, err := m.CreateSubnet(vpc.CreateSubnetInput{VPCID: v.ID, CIDR: netip.MustParsePrefix(cidr), MapPublicIPOnLaunch: i == 0})
 				if err != nil {
 					return nil, err
 				}
-				h, err := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: s.ID})
+				h, err := m.RunInstance(now, vpc.RunInstanceInput{SubnetID: s.ID, GroupIDs: groups[i : i+1]})
 				if err != nil {
 					return nil, err
 				}

@@ -64,8 +64,16 @@ func NewNetwork() (*Network, error) {
 	if err := m.CreateRoute(t.ID, everywhere, igw.ID); err != nil {
 		return nil, err
 	}
+	// What the edge lets in is the story's subject: the hosts themselves refuse nobody.
+	open, err := m.CreateSecurityGroup(v.ID, "open", "whoever can reach a host")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := m.AuthorizeSecurityGroupIngress(open.ID, []vpc.SecurityGroupRule{{Protocol: vpc.AllProtocols, CIDR: everywhere}}); err != nil {
+		return nil, err
+	}
 	for _, h := range insideHosts {
-		i, err := m.RunInstance(time.Now(), vpc.RunInstanceInput{SubnetID: subnets[h.subnet], PrivateIP: h.addr})
+		i, err := m.RunInstance(time.Now(), vpc.RunInstanceInput{SubnetID: subnets[h.subnet], PrivateIP: h.addr, GroupIDs: []string{open.ID}})
 		if err != nil {
 			return nil, err
 		}
