@@ -101,14 +101,14 @@ func (h *hub) pass(buf []nat.Event, count bool) bool {
 		h.ended = nil
 		return false
 	}
-	policy := h.policy()
-	for range 2 * eventsKept / len(buf) { // and not for as long as there are new ones
+	policy, zero := h.policy(), time.Now().Add(-h.l.now()) // by what clocks are set to now
+	for range 2 * eventsKept / len(buf) {                  // and not for as long as there are new ones
 		n := h.l.engine.Events(buf)
 		if n == 0 {
 			break
 		}
 		for i := range buf[:n] {
-			e := h.event(&buf[i], policy)
+			e := h.event(&buf[i], policy, zero)
 			for w := range h.watchers {
 				w.offer(e)
 			}
@@ -137,8 +137,8 @@ func (w *watcher) offer(e control.Event) {
 	}
 }
 
-// event is an event of the engine as it is sent.
-func (h *hub) event(v *nat.Event, p *nat.Policy) control.Event {
+// event is an event of the engine as it is sent; zero is when the engine's clock began.
+func (h *hub) event(v *nat.Event, p *nat.Policy, zero time.Time) control.Event {
 	s := nat.Session{
 		Protocol: v.Protocol, Inside: v.Inside, External: v.External, Remote: v.Remote, State: v.State, Inbound: v.Inbound,
 		Replied: v.Replied, Packets: v.Packets, Bytes: v.Bytes,
@@ -148,7 +148,7 @@ func (h *hub) event(v *nat.Event, p *nat.Policy) control.Event {
 		s.Expires = lifetime(p, &s)
 	}
 	flow := control.FlowOf(&s, 0, ended && h.l.counts)
-	e := control.Event{Time: h.l.start.Add(v.At).UTC(), Kind: v.Kind.String(), Flow: &flow}
+	e := control.Event{Time: zero.Add(v.At).UTC(), Kind: v.Kind.String(), Flow: &flow}
 	switch v.Kind {
 	case nat.SessionEnded:
 		e.Reason = v.Reason.String()

@@ -19,9 +19,10 @@ import (
 // engine's timers. Each has a Worker of its own. Nothing is allocated once they run.
 type loop struct {
 	engine *nat.Engine
-	start  time.Time
-	counts bool    // the engine counts the packets of each session
-	sides  [2]port // by nat.Side, which is the attachment, too
+	clock  func() time.Duration // uptime, but in tests
+	base   time.Duration        // what clock says at the time 0 of the engine
+	counts bool                 // the engine counts the packets of each session
+	sides  [2]port              // by nat.Side, which is the attachment, too
 }
 
 // port is one of the devices.
@@ -37,13 +38,14 @@ type port struct {
 }
 
 func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
-	l := &loop{engine: e, start: time.Now()}
+	l := &loop{engine: e, clock: uptime, base: uptime()}
 	l.sides[nat.Inside].dev, l.sides[nat.Outside].dev = inside, outside
 	return l
 }
 
-// now is the clock of the engine.
-func (l *loop) now() time.Duration { return time.Since(l.start) }
+// now is the clock of the engine. It goes on while the process is stopped or the machine suspended, and does not care
+// what the time of day is set to.
+func (l *loop) now() time.Duration { return l.clock() - l.base }
 
 // run moves packets until the devices are closed, or one of them fails, and returns the first error. It closes both.
 func (l *loop) run() error {

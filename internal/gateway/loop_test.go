@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +36,7 @@ type wires struct {
 	inside, outside *tuntest.Device
 	end             func() error
 	config          *config.Config
+	asleep          atomic.Int64 // how long the machine has slept
 }
 
 func newWires(t testing.TB) *wires {
@@ -51,6 +54,7 @@ func newWires(t testing.TB) *wires {
 	in, inFar := tuntest.Pipe(tuntest.Options{Name: "in"})
 	out, outFar := tuntest.Pipe(tuntest.Options{Name: "out"})
 	w := &wires{loop: newLoop(engine, in, out), inside: inFar, outside: outFar, config: c}
+	w.clock = func() time.Duration { return uptime() + time.Duration(w.asleep.Load()) }
 	ended := make(chan error, 1)
 	go func() { ended <- w.run() }()
 	w.end = func() error {
@@ -143,6 +147,39 @@ func TestLoop(t *testing.T) {
 		if got := [2]uint64{p.readPackets.Load(), p.wrotePackets.Load()}; got != want {
 			t.Errorf("%s: read and wrote %v, want %v", nat.Side(s), got, want)
 		}
+	}
+}
+
+// TestLoopSleeps: the machine sleeps for a day. When it wakes up what was open has ended, the first packets find it so, nothing
+// is sent for what was missed, and what is new passes.
+func TestLoopSleeps(t *testing.T) {
+	w := newWires(t)
+	defer func() { _ = w.end() }()
+	send := func(d *tuntest.Device, p packet.Packet) {
+		t.Helper()
+		if err := d.Send(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var before []netip.AddrPort
+	for i := range 100 {
+		send(w.inside, datagram(t, fmt.Sprintf("10.0.1.10:%d", 5000+i), "198.51.100.1:123"))
+		src, _ := ends(t, receive(t, w.outside))
+		before = append(before, src)
+	}
+	w.asleep.Store(int64(24 * time.Hour))
+	for _, to := range before {
+		send(w.outside, datagram(t, "198.51.100.1:123", to.String()))
+	}
+	send(w.inside, datagram(t, "10.0.1.10:5000", "198.51.100.1:124"))
+	src, _ := ends(t, receive(t, w.outside))
+	send(w.outside, datagram(t, "198.51.100.1:124", src.String()))
+	if _, to := ends(t, receive(t, w.inside)); to != netip.MustParseAddrPort("10.0.1.10:5000") {
+		t.Errorf("what is new goes to %s", to)
+	}
+	st := w.engine.Stats(w.now())
+	if st.Verdicts[nat.DropNoMapping] != 100 || st.Verdicts[nat.Inbound] != 1 || st.Emitted != 0 || st.Sessions != 1 {
+		t.Errorf("%d of no mapping, %d in, %d made, %d sessions", st.Verdicts[nat.DropNoMapping], st.Verdicts[nat.Inbound], st.Emitted, st.Sessions)
 	}
 }
 
