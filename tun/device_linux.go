@@ -5,6 +5,7 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -247,9 +248,12 @@ func (d *device) sendHeader(p *packet.Packet) error {
 }
 
 func (d *device) write(b []byte) error {
-	_, err := unix.Write(d.w.fd, b)
+	n, err := unix.Write(d.w.fd, b)
 	for err == unix.EINTR {
-		_, err = unix.Write(d.w.fd, b)
+		n, err = unix.Write(d.w.fd, b)
+	}
+	if err == nil && n != len(b) { // the driver takes packets whole, or not; half of one is none
+		err = io.ErrShortWrite
 	}
 	if err != nil {
 		return d.fault("write", err)

@@ -5,11 +5,13 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
 	"github.com/tidegate/tidegate/tun"
@@ -22,6 +24,7 @@ type loop struct {
 	clock  func() time.Duration // uptime, but in tests
 	base   time.Duration        // what clock says at the time 0 of the engine
 	counts bool                 // the engine counts the packets of each session
+	book   *book                // for devices that cannot be read or written
 	sides  [2]port              // by nat.Side, which is the attachment, too
 }
 
@@ -32,13 +35,19 @@ type port struct {
 	mu sync.Mutex
 	// Packets and bytes read from the device and written to it, and packets that it refused.
 	readPackets, readBytes, wrotePackets, wroteBytes, refused atomic.Uint64
+	readErrors                                                atomic.Uint64
+	// Since when, and how many packets in a row, it has refused, and whether that is in the book: of mu.
+	refusing      bool
+	stuck         bool
+	refusingSince time.Duration
+	refusedInARow int
 	// What became of what was read, a super-packet being one, and the bytes of what was sent on.
 	verdicts    [nat.NumVerdicts]atomic.Uint64
 	passedBytes atomic.Uint64
 }
 
 func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
-	l := &loop{engine: e, clock: uptime, base: uptime()}
+	l := &loop{engine: e, clock: uptime, base: uptime(), book: newBook(slog.New(slog.DiscardHandler), uptime)}
 	l.sides[nat.Inside].dev, l.sides[nat.Outside].dev = inside, outside
 	return l
 }
@@ -47,7 +56,8 @@ func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
 // what the time of day is set to.
 func (l *loop) now() time.Duration { return l.clock() - l.base }
 
-// run moves packets until the devices are closed, or one of them fails, and returns the first error. It closes both.
+// run moves packets until the devices are closed, or one of them is gone for good, and returns the first error. It closes
+// both. A device that fails otherwise is read again and again.
 func (l *loop) run() error {
 	stop, timers := make(chan struct{}), make(chan struct{})
 	go func() { l.tick(stop); close(timers) }()
@@ -86,17 +96,23 @@ func (l *loop) pump(from nat.Side) error {
 	for s := range out {
 		out[s] = make([]packet.Packet, 0, 2*batch)
 	}
-	for {
+	for failed := 0; ; {
 		n, err := in.dev.Read(ps)
-		if errors.Is(err, os.ErrClosed) {
-			return nil
+		if n <= 0 {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			if errors.Is(err, tun.ErrGone) {
+				return fmt.Errorf("interface %s was deleted by somebody else: start the gateway again", in.dev.Name())
+			}
+			failed++
+			l.stumble(in, failed, err)
+			continue
 		}
-		if errors.Is(err, tun.ErrGone) {
-			return fmt.Errorf("interface %s was deleted by somebody else: start the gateway again", in.dev.Name())
+		if failed >= readTries {
+			l.book.well(faultID{faultIO, in.dev.Name() + " read"})
 		}
-		if err != nil {
-			return fmt.Errorf("%s interface %s: %w", from, in.dev.Name(), err)
-		}
+		failed = 0
 		count(&in.readPackets, &in.readBytes, ps[:n])
 		w.Batch(ps[:n], nat.AttachmentID(from), l.now(), vs[:n])
 		passed := 0
@@ -150,26 +166,76 @@ func (l *loop) flush(w *nat.Worker, out *[2][]packet.Packet) {
 	}
 	for s := range out {
 		if len(out[s]) > 0 {
-			l.sides[s].write(out[s])
+			l.write(&l.sides[s], out[s])
 			out[s] = out[s][:0]
 		}
 	}
 }
 
-// write counts what the device refuses. A device that is gone or closed is found by its reader.
-func (p *port) write(ps []packet.Packet) {
+// readTries is how often in a row reading may fail before anything is said about it.
+const readTries = 3
+
+var (
+	errNothing = errors.New("it has nothing and does not wait")
+	errUntaken = errors.New("it took none and says nothing")
+)
+
+// stumble waits after Read has failed, a little longer each time, up to a tenth of a second, for as long as it does.
+func (l *loop) stumble(p *port, failed int, err error) {
+	p.readErrors.Add(1)
+	if failed == readTries {
+		if err == nil {
+			err = errNothing
+		}
+		l.book.wrong(control.Fault{Kind: faultIO, Subject: p.dev.Name() + " read",
+			Text: fmt.Sprintf("interface %s cannot be read: %v", p.dev.Name(), err)})
+	}
+	time.Sleep(backoff(time.Millisecond, failed, 100*time.Millisecond))
+}
+
+// A device that has taken none of that many packets in a row, for so long, takes nothing. Less is a full queue.
+const (
+	refusedMany = 64
+	refusedLong = time.Second
+)
+
+// write counts what the device refuses. A device that is gone or closed is found by its reader, and one that is down by
+// who looks at the machine.
+func (l *loop) write(p *port, ps []packet.Packet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	count(&p.wrotePackets, &p.wroteBytes, ps)
 	n, err := p.dev.Write(ps)
-	if err == nil {
+	if n == len(ps) && err == nil && !p.refusing {
 		return
 	}
-	var some *tun.WriteError
-	if errors.As(err, &some) {
-		p.refused.Add(uint64(some.Refused))
-	} else {
-		p.refused.Add(uint64(len(ps) - n))
+	refused := len(ps) - n
+	if some := (*tun.WriteError)(nil); errors.As(err, &some) {
+		refused = some.Refused
+	}
+	p.refused.Add(uint64(refused))
+	id := faultID{faultIO, p.dev.Name() + " write"}
+	switch {
+	case n > 0:
+		if p.stuck {
+			l.book.well(id)
+		}
+		p.refusing, p.stuck, p.refusedInARow = false, false, 0
+	case errors.Is(err, os.ErrClosed), errors.Is(err, tun.ErrGone), errors.Is(err, tun.ErrDown):
+	default:
+		now := l.clock()
+		if !p.refusing {
+			p.refusing, p.refusingSince = true, now
+		}
+		p.refusedInARow += refused
+		if !p.stuck && p.refusedInARow >= refusedMany && now-p.refusingSince >= refusedLong {
+			p.stuck = true
+			if err == nil {
+				err = errUntaken
+			}
+			l.book.wrong(control.Fault{Kind: id.kind, Subject: id.subject,
+				Text: fmt.Sprintf("interface %s takes no packets: %v", p.dev.Name(), err)})
+		}
 	}
 }
 

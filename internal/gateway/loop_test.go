@@ -41,6 +41,12 @@ type wires struct {
 
 func newWires(t testing.TB) *wires {
 	t.Helper()
+	return newWiresWith(t, func(*loop) {})
+}
+
+// newWiresWith has the loop changed before it runs.
+func newWiresWith(t testing.TB, change func(*loop)) *wires {
+	t.Helper()
 	c, err := config.Plain(config.Flags{Inside: []string{"10.0.0.0/16"}, Public: []string{"203.0.113.1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +61,7 @@ func newWires(t testing.TB) *wires {
 	out, outFar := tuntest.Pipe(tuntest.Options{Name: "out"})
 	w := &wires{loop: newLoop(engine, in, out), inside: inFar, outside: outFar, config: c}
 	w.clock = func() time.Duration { return uptime() + time.Duration(w.asleep.Load()) }
+	change(w.loop)
 	ended := make(chan error, 1)
 	go func() { ended <- w.run() }()
 	w.end = func() error {
@@ -196,7 +203,15 @@ func (b *broken) Read(ps []packet.Packet) (int, error) {
 	return b.Device.Read(ps)
 }
 
-func (b *broken) Write(ps []packet.Packet) (int, error) { return 0, b.writeErr }
+func (b *broken) Write(ps []packet.Packet) (int, error) {
+	if some := (*tun.WriteError)(nil); errors.As(b.writeErr, &some) {
+		return len(ps) - some.Refused, b.writeErr
+	}
+	if b.writeErr != nil {
+		return 0, b.writeErr
+	}
+	return len(ps), nil
+}
 
 // TestLoopError: one device that fails ends both directions, with an error that says which.
 func TestLoopError(t *testing.T) {
@@ -230,8 +245,9 @@ func TestWriteErrors(t *testing.T) {
 		{&tun.WriteError{Refused: 1, First: tuntest.ErrFull}, 1},
 		{tun.ErrDown, 2},
 	} {
-		p := port{dev: &broken{Device: dev, writeErr: tt.err}}
-		p.write(ps)
+		l := newLoop(nil, dev, &broken{Device: dev, writeErr: tt.err})
+		p := &l.sides[nat.Outside]
+		l.write(p, ps)
 		if got := p.refused.Load(); got != tt.want {
 			t.Errorf("%v: %d refused, want %d", tt.err, got, tt.want)
 		}

@@ -60,6 +60,7 @@ var metrics = []struct {
 	{"nat_device_packets_total", "Packets of an interface, as on a wire.", []string{"device", "op"}},
 	{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
 	{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
+	{"nat_device_read_errors_total", "Reads of an interface that failed.", []string{"device"}},
 	{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
 		[]string{"device", "op"}},
 	{"nat_table_bytes", "Memory of the engine's tables.", nil},
@@ -142,6 +143,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_bytes_total", p.readBytes.Load(), side, "read")
 		counter("nat_device_bytes_total", p.wroteBytes.Load(), side, "write")
 		counter("nat_device_refused_total", p.refused.Load(), side)
+		counter("nat_device_read_errors_total", p.readErrors.Load(), side)
 		counter("nat_bytes_total", p.passedBytes.Load(), directions[s])
 		read, write := c.m.dropped(nat.Side(s))
 		counter("nat_device_dropped_total", read, side, "read")

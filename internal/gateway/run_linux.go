@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
-	l.counts = sizes.FlowCounters
+	l.counts, l.book = sizes.FlowCounters, newBook(o.Log, l.clock)
 	r := newReloader(o.Path, o.Config, l, s, o.Log, policyOf)
 	if metrics != nil {
 		defer serve(metrics, o, l, s, r)()
