@@ -24,8 +24,8 @@ type Port struct {
 	Name string
 	// Device carries the packets. The edge closes it.
 	Device tun.Device
-	// ID is the attachment that policies know it by, Side its side. On the inside, what is behind a port is the Sources
-	// of its attachment; on the outside there is one port, and everything else is behind that.
+	// ID is the attachment that policies know it by, its own in an edge, and Side its side. On the inside, what is behind a
+	// port is the Sources of its attachment; on the outside there is one port, and everything else is behind that.
 	ID   nat.AttachmentID
 	Side nat.Side
 }
@@ -48,7 +48,7 @@ type EdgeOptions struct {
 	Engine nat.Config
 	// Policy is the first one. Attachments of it that no port has are harmless.
 	Policy *nat.Policy
-	// Ports are all there will be.
+	// Ports are those that are there from the start.
 	Ports []Port
 	// Taps see what goes in and out.
 	Taps []Tap
@@ -60,41 +60,104 @@ type EdgeOptions struct {
 // the destination name. One goroutine a port reads; a lock makes their turns at the engine one after the other, which is
 // all that a lab needs.
 type Edge struct {
-	ports   []Port
-	taps    []Tap
-	fault   Fault
-	engine  *nat.Engine
-	start   time.Time
-	outside int // index of the outside port, or -1
-	closed  chan struct{}
-	wg      sync.WaitGroup
+	taps   []Tap
+	fault  Fault
+	engine *nat.Engine
+	start  time.Time
+	closed chan struct{}
+	ticks  sync.WaitGroup
 
-	mu       sync.Mutex       // all below, and turns at the engine
-	inside   *bart.Table[int] // destination to index of ports
+	mu       sync.Mutex // all below, and turns at the engine
+	ports    []*port    // in the order in which they came
+	outside  *port      // or nil
+	inside   *bart.Table[*port]
 	worker   *nat.Worker
 	policy   *nat.Policy
 	verdicts []nat.Verdict
-	out      [][]packet.Packet // by port, to be written in this turn
-	err      error             // the first
+	err      error // the first
+}
+
+// port is a Port of an edge.
+type port struct {
+	Port
+	out  []packet.Packet // to be written in this turn
+	done chan struct{}   // closed when nobody reads it any more
 }
 
 // NewEdge starts an edge. It owns the ports' devices from here on, even if it fails.
 func NewEdge(o EdgeOptions) (*Edge, error) {
-	e := &Edge{ports: o.Ports, taps: o.Taps, fault: o.Fault, start: time.Now(), closed: make(chan struct{}),
-		outside: slices.IndexFunc(o.Ports, func(p Port) bool { return p.Side == nat.Outside }),
-		out:     make([][]packet.Packet, len(o.Ports))}
+	e := &Edge{taps: o.Taps, fault: o.Fault, start: time.Now(), closed: make(chan struct{})}
 	p := e.faulty(o.Policy)
 	engine, err := nat.New(o.Engine, p)
 	if err != nil {
-		return nil, errors.Join(err, e.closeDevices())
+		for i := range o.Ports {
+			err = errors.Join(err, o.Ports[i].Device.Close())
+		}
+		return nil, err
 	}
 	e.engine, e.worker = engine, engine.Worker()
 	e.adopt(p)
-	for i := range e.ports {
-		e.wg.Go(func() { e.read(i) })
+	for i, port := range o.Ports {
+		if err := e.Attach(port); err != nil {
+			for _, rest := range o.Ports[i:] {
+				err = errors.Join(err, rest.Device.Close())
+			}
+			return nil, errors.Join(err, e.Close())
+		}
 	}
-	e.wg.Go(e.tick)
+	e.ticks.Go(e.tick)
 	return e, nil
+}
+
+// Attach adds a port, whose device is the edge's from here on, unless it fails: an attachment has one port, and the outside
+// has one.
+func (e *Edge) Attach(p Port) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.find(p.ID) != nil:
+		return fmt.Errorf("attach %s: attachment %d has a port, %s", p.Name, p.ID, e.find(p.ID).Name)
+	case p.Side == nat.Outside && e.outside != nil:
+		return fmt.Errorf("attach %s: the outside has a port, %s", p.Name, e.outside.Name)
+	}
+	added := &port{Port: p, done: make(chan struct{})}
+	e.ports = append(e.ports, added)
+	if p.Side == nat.Outside {
+		e.outside = added
+	}
+	e.adopt(e.policy)
+	go func() {
+		defer close(added.done)
+		e.read(added)
+	}()
+	return nil
+}
+
+// Detach removes the port of an attachment and closes its device, if there is one. When it returns no packet of the port is
+// under way.
+func (e *Edge) Detach(id nat.AttachmentID) error {
+	e.mu.Lock()
+	p := e.find(id)
+	if p == nil {
+		e.mu.Unlock()
+		return nil
+	}
+	e.ports = slices.DeleteFunc(e.ports, func(q *port) bool { return q == p })
+	if e.outside == p {
+		e.outside = nil
+	}
+	e.adopt(e.policy)
+	e.mu.Unlock()
+	err := p.Device.Close()
+	<-p.done
+	return err
+}
+
+func (e *Edge) find(id nat.AttachmentID) *port {
+	if i := slices.IndexFunc(e.ports, func(p *port) bool { return p.ID == id }); i >= 0 {
+		return e.ports[i]
+	}
+	return nil
 }
 
 func (e *Edge) faulty(p *nat.Policy) *nat.Policy {
@@ -106,14 +169,14 @@ func (e *Edge) faulty(p *nat.Policy) *nat.Policy {
 
 // adopt makes p the policy that packets are sent by.
 func (e *Edge) adopt(p *nat.Policy) {
-	e.policy, e.inside = p, &bart.Table[int]{}
+	e.policy, e.inside = p, &bart.Table[*port]{}
 	for _, a := range p.Attachments {
-		i := slices.IndexFunc(e.ports, func(port Port) bool { return port.ID == a.ID && port.Side == a.Side })
-		if i < 0 || a.Side == nat.Outside {
+		port := e.find(a.ID)
+		if port == nil || port.Side != a.Side || a.Side == nat.Outside {
 			continue
 		}
 		for _, s := range a.Sources {
-			e.inside.Insert(s, i)
+			e.inside.Insert(s, port)
 		}
 	}
 }
@@ -129,6 +192,9 @@ func (e *Edge) Apply(p *nat.Policy) (nat.Impact, error) {
 	}
 	return impact, err
 }
+
+// Preview says what Apply would do, and refuses what it would refuse.
+func (e *Edge) Preview(p *nat.Policy) (nat.Impact, error) { return e.engine.Preview(p, e.now()) }
 
 // Stats are the engine's counters. What the taps have been shown as read is counted.
 func (e *Edge) Stats() nat.Stats {
@@ -150,15 +216,13 @@ func (e *Edge) Err() error {
 // Close ends the edge and closes the devices. It may be called once.
 func (e *Edge) Close() error {
 	close(e.closed)
-	err := e.closeDevices()
-	e.wg.Wait()
-	return err
-}
-
-func (e *Edge) closeDevices() error {
+	e.ticks.Wait()
+	e.mu.Lock()
+	all := slices.Clone(e.ports)
+	e.mu.Unlock()
 	var errs []error
-	for i := range e.ports {
-		errs = append(errs, e.ports[i].Device.Close())
+	for _, p := range all {
+		errs = append(errs, e.Detach(p.ID))
 	}
 	return errors.Join(errs...)
 }
@@ -166,8 +230,8 @@ func (e *Edge) closeDevices() error {
 func (e *Edge) now() time.Duration { return time.Since(e.start) }
 
 // read is the loop of one port.
-func (e *Edge) read(i int) {
-	dev := e.ports[i].Device
+func (e *Edge) read(p *port) {
+	dev := p.Device
 	ps := make([]packet.Packet, dev.BatchSize())
 	for j := range ps {
 		ps[j].Buf = make([]byte, dev.BufferSize())
@@ -176,24 +240,27 @@ func (e *Edge) read(i int) {
 		n, err := dev.Read(ps)
 		if err != nil {
 			e.mu.Lock()
-			e.fail("read from", i, err)
+			e.fail("read from", p, err)
 			e.mu.Unlock()
 			return
 		}
-		e.turn(i, ps[:n])
+		e.turn(p, ps[:n])
 	}
 }
 
-// turn takes one batch of port i through the engine and out.
-func (e *Edge) turn(i int, ps []packet.Packet) {
+// turn takes one batch of a port through the engine and out.
+func (e *Edge) turn(p *port, ps []packet.Packet) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.tap(i, false, ps)
+	if e.find(p.ID) != p { // detached meanwhile
+		return
+	}
+	e.tap(p, false, ps)
 	if len(e.verdicts) < len(ps) {
 		e.verdicts = make([]nat.Verdict, len(ps))
 	}
 	vs := e.verdicts[:len(ps)]
-	e.worker.Batch(ps, e.ports[i].ID, e.now(), vs)
+	e.worker.Batch(ps, p.ID, e.now(), vs)
 	for j := range ps {
 		v := vs[j]
 		if e.fault.Packet != nil {
@@ -225,12 +292,12 @@ func (e *Edge) tick() {
 
 // queue sets p aside for the port it leaves by. A destination that no port has is dropped.
 func (e *Edge) queue(side nat.Side, p packet.Packet) {
-	i, ok := e.outside, e.outside >= 0
+	to, ok := e.outside, e.outside != nil
 	if side == nat.Inside {
-		i, ok = e.inside.Lookup(destination(&p))
+		to, ok = e.inside.Lookup(destination(&p))
 	}
 	if ok {
-		e.out[i] = append(e.out[i], p)
+		to.out = append(to.out, p)
 	}
 }
 
@@ -239,32 +306,32 @@ func (e *Edge) flush() {
 	for _, m := range e.worker.Emitted() {
 		e.queue(m.Side, m.Packet)
 	}
-	for i, ps := range e.out {
-		if len(ps) == 0 {
+	for _, p := range e.ports {
+		if len(p.out) == 0 {
 			continue
 		}
-		e.tap(i, true, ps)
-		_, err := e.ports[i].Device.Write(ps)
+		e.tap(p, true, p.out)
+		_, err := p.Device.Write(p.out)
 		var refused *tun.WriteError
 		if !errors.As(err, &refused) { // an interface that is down or full loses packets, as a wire does
-			e.fail("write to", i, err)
+			e.fail("write to", p, err)
 		}
-		e.out[i] = ps[:0]
+		p.out = p.out[:0]
 	}
 }
 
 // fail remembers the first error of the loop. That a device was closed is none.
-func (e *Edge) fail(what string, i int, err error) {
+func (e *Edge) fail(what string, p *port, err error) {
 	if e.err == nil && err != nil && !errors.Is(err, os.ErrClosed) {
-		e.err = fmt.Errorf("%s %s: %w", what, e.ports[i].Name, err)
+		e.err = fmt.Errorf("%s %s: %w", what, p.Name, err)
 	}
 }
 
-func (e *Edge) tap(i int, sent bool, ps []packet.Packet) {
+func (e *Edge) tap(p *port, sent bool, ps []packet.Packet) {
 	at := time.Now()
 	for _, t := range e.taps {
 		for j := range ps {
-			t(&e.ports[i], sent, &ps[j], at)
+			t(&p.Port, sent, &ps[j], at)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -279,4 +280,62 @@ func readCapture(t *testing.T, name string) (all []captured) {
 		}
 		all = append(all, captured{i.Name, data})
 	}
+}
+
+// Ports come and go while packets pass.
+func TestEdgeAttachDetach(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newBench(t, Fault{})
+	defer w.end(t)
+	if err := w.Detach(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Detach(2); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	if err := w.a.Send(datagram(t, hostA, hostB, "lost")); err != nil {
+		t.Fatal(err)
+	}
+	pass(t, w.a, datagram(t, hostA, remote, "hello"), w.out) // the other ports go on
+
+	near, far := tuntest.Pipe(tuntest.Options{})
+	b := Port{Name: "b again", Device: near, ID: 2}
+	for what, p := range map[string]Port{
+		"an attachment twice":  {Name: "a again", Device: near, ID: 1},
+		"the outside twice":    {Name: "out again", Device: near, ID: 7, Side: nat.Outside},
+		"the outside for a":    {Name: "a again", Device: near, ID: 1, Side: nat.Outside},
+		"an attachment as out": {Name: "out again", Device: near, ID: 0},
+	} {
+		if err := w.Attach(p); err == nil {
+			t.Errorf("attached %s", what)
+		}
+	}
+	if err := w.Attach(b); err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if src, _ := pass(t, w.a, datagram(t, hostA, hostB, "hello"), far); src != hostA {
+		t.Errorf("from %v", src)
+	}
+	external, _ := pass(t, far, datagram(t, hostB, remote, "hello"), w.out)
+	if src, dst := pass(t, w.out, datagram(t, remote, external, "hello"), far); src != remote || dst != hostB {
+		t.Errorf("outside to inside: %v to %v", src, dst)
+	}
+	var users sync.WaitGroup
+	users.Go(func() {
+		for range 200 {
+			_ = far.Send(datagram(t, hostB, hostA, "busy")) // lost while it is away
+		}
+	})
+	for range 20 {
+		if err := w.Detach(2); err != nil {
+			t.Error(err)
+		}
+		near, other := tuntest.Pipe(tuntest.Options{})
+		defer other.Close()
+		if err := w.Attach(Port{Name: "b", Device: near, ID: 2}); err != nil {
+			t.Error(err)
+		}
+	}
+	users.Wait()
 }
