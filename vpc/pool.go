@@ -34,6 +34,9 @@ func newPool(prefixes []netip.Prefix, coolDown time.Duration) pool {
 	return p
 }
 
+// PublicPool are the public addresses of the region, whoever has them: those of Config.PublicPool.
+func (m *Model) PublicPool() []netip.Prefix { return slices.Clone(m.cfg.PublicPool) }
+
 // sizeOf is how many addresses IPv4 prefixes have that do not overlap.
 func sizeOf(prefixes []netip.Prefix) (n int) {
 	for _, p := range prefixes {

@@ -30,6 +30,8 @@ Examples:
   tidegate allocate-address
   tidegate associate-address --allocation-id eipalloc-0... --instance-id i-0... --no-allow-reassociation
   tidegate describe-addresses --output table
+  tidegate serve --lab --state region.db --pool 198.51.100.0/24
+  tidegate lab exec i-0... -- ping -c 3 192.0.2.1
 
 Exit codes: 0 as asked, 1 failed, 2 bad usage or refused by the region (where aws has 254), 3 missing privilege.`
 
@@ -46,7 +48,8 @@ type cli struct {
 	Output  string           `enum:"json,table,text" default:"json" help:"How answers are printed: json, table or text."`
 	DryRun  bool             `help:"Say what the call would do, and change nothing."`
 	Version kong.VersionFlag `help:"Print the version."`
-	Serve   serveCmd         `cmd:"" help:"Hold a region, and answer at the socket until told to stop (SIGINT, SIGTERM). It has no devices yet: it carries no packets."`
+	Serve   serveCmd         `cmd:"" help:"Hold a region, and answer at the socket until told to stop (SIGINT, SIGTERM). With --lab it carries packets."`
+	Lab     labCmd           `cmd:"" help:"What is in a lab, a region that was started with serve --lab."`
 }
 
 func main() {
@@ -84,9 +87,12 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitInput
 	}
 	command := k.Selected().Name
-	if command == "serve" {
+	switch command {
+	case "serve":
 		err = c.Serve.run(ctx, c, errOut)
-	} else {
+	case "exec":
+		err = c.Lab.Exec.run(ctx, c)
+	default:
 		for i := range calls.Table {
 			if t := &calls.Table[i]; t.Command() == command {
 				err = c.call(ctx, t, inputs[t.Name], out, errOut)
@@ -164,6 +170,9 @@ func joinLists(args []string) []string {
 	}
 	var out []string
 	for i := 0; i < len(args); i++ {
+		if args[i] == "--" { // a program's own
+			return append(out, args[i:]...)
+		}
 		out = append(out, args[i])
 		if !lists[args[i]] {
 			continue

@@ -22,7 +22,15 @@ import (
 	"github.com/tidegate/tidegate/internal/calls"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// With this in its environment the test binary is the program.
+const asProgram = "TIDEGATE_TEST_IS_THE_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // bed is a region that is served.
 type bed struct {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -26,29 +27,40 @@ type serveCmd struct {
 	AddressQuota int            `placeholder:"N" help:"How many Elastic IPs may be allocated; 5 if this is not said."`
 	CoolDown     time.Duration  `placeholder:"TIME" help:"How long a returned public address rests; 2m if this is not said."`
 	Sessions     int            `default:"65536" help:"Sessions of the NAT gateways of each VPC (${default})."`
+	Lab          bool           `help:"Carry packets: each instance is a set of network namespaces on this machine, with an internet around the VPCs (Linux, root). See lab exec."`
+	Internet     netip.Addr     `default:"192.0.2.1" placeholder:"ADDRESS" help:"The address of the lab's internet (${default})."`
 }
 
-func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (err error) {
+func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (failed error) {
 	if c.DryRun {
 		return usageError{errors.New("--dry-run is for calls, not for serve")}
 	}
 	log := slog.New(slog.NewTextHandler(errOut, nil))
+	options := region.Options{Engines: region.NewEngineSet(nat.Config{Sessions: s.Sessions}, nil)}
+	handler := http.NewServeMux()
+	if s.Lab {
+		lab, find, err := newLab(s.Internet, s.Sessions)
+		if err != nil {
+			return err
+		}
+		defer func() { failed = errors.Join(failed, lab.Close()) }()
+		options.Engines, options.Observe = lab, lab.Observe
+		handler.Handle("/lab/", calls.LabHandler(find))
+	}
 	store, err := region.OpenStore(s.State)
 	if err != nil {
 		return usageError{err}
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() { failed = errors.Join(failed, store.Close()) }()
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails (crypto/rand)
-	r, err := region.Open(region.Options{
-		Config: vpc.Config{
-			Seed: binary.LittleEndian.Uint64(seed[:]), PublicPool: s.Pool, AddressQuota: s.AddressQuota, CoolDown: s.CoolDown,
-			InsideMTU: 9001, OutsideMTU: 1500,
-		},
-		Journal: store,
-		Engines: region.NewEngineSet(nat.Config{Sessions: s.Sessions}, nil),
-	})
-	if errors.Is(err, region.ErrNotSaved) {
+	options.Config = vpc.Config{
+		Seed: binary.LittleEndian.Uint64(seed[:]), PublicPool: s.Pool, AddressQuota: s.AddressQuota, CoolDown: s.CoolDown,
+		InsideMTU: insideMTU, OutsideMTU: outsideMTU,
+	}
+	options.Journal = store
+	r, err := region.Open(options)
+	if errors.Is(err, region.ErrNotSaved) || errors.Is(err, region.ErrNotInForce) {
 		return err
 	}
 	if err != nil {
@@ -61,14 +73,18 @@ func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (err error
 	defer socket.Close()
 	var objects int
 	r.View(func(m *vpc.Model) { objects = len(m.DescribeVPCs()) })
-	log.Info("holding a region", "state", s.State, "socket", c.Socket, "vpcs", objects)
+	log.Info("holding a region", "state", s.State, "socket", c.Socket, "vpcs", objects, "lab", s.Lab)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { advance(ctx, r, log) })
-	return calls.Serve(ctx, socket, r, log)
+	handler.Handle("/", calls.Handler(r, log))
+	return calls.Serve(ctx, socket, handler, log)
 }
+
+// The MTUs are those of AWS.
+const insideMTU, outsideMTU = 9001, 1500
 
 // advance ends drains when they are over, to the second.
 func advance(ctx context.Context, r *region.Region, log *slog.Logger) {

@@ -55,22 +55,58 @@ func (c *Client) Call(ctx context.Context, name string, in any, dry bool) (*Resp
 		return nil, err
 	}
 	defer res.Body.Close()
-	d := json.NewDecoder(res.Body)
-	if res.StatusCode >= http.StatusBadRequest {
-		f := &Failure{}
-		if err := d.Decode(f); err != nil || f.Code == "" {
-			return nil, fmt.Errorf("the region answers %s", res.Status)
-		}
-		return nil, f
-	}
 	var raw json.RawMessage
 	r := &Response{Result: &raw}
-	if err := d.Decode(r); err != nil {
-		return nil, fmt.Errorf("the region broke off: %w", err)
+	if err := decode(res, r); err != nil {
+		return nil, err
 	}
 	r.Result = raw
 	if raw == nil {
 		r.Result = nil
 	}
 	return r, nil
+}
+
+// ErrNoLab: the region carries no packets.
+var ErrNoLab = errors.New("the region carries no packets; start it with tidegate serve --lab")
+
+// Machine is where the namespaces of an instance of a lab are: those of a thread of a process.
+type Machine struct{ PID, TID int }
+
+// Machine asks a region that is a lab for an instance, by its id, or the internet. What it refuses is a *Failure.
+func (c *Client) Machine(ctx context.Context, name string) (Machine, error) {
+	u := url.URL{Scheme: "http", Host: "region", Path: "/lab/" + name}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return Machine{}, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if outer := (*url.Error)(nil); errors.As(err, &outer) {
+			err = outer.Err
+		}
+		return Machine{}, err
+	}
+	defer res.Body.Close()
+	if res.Header.Get("Content-Type") != "application/json" { // nobody has heard of the path
+		return Machine{}, ErrNoLab
+	}
+	var m Machine
+	return m, decode(res, &m)
+}
+
+// decode reads an answer, or what was refused.
+func decode(res *http.Response, into any) error {
+	d := json.NewDecoder(res.Body)
+	if res.StatusCode >= http.StatusBadRequest {
+		f := &Failure{}
+		if err := d.Decode(f); err != nil || f.Code == "" {
+			return fmt.Errorf("the region answers %s", res.Status)
+		}
+		return f
+	}
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("the region broke off: %w", err)
+	}
+	return nil
 }

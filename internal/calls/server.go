@@ -90,6 +90,32 @@ func (c *Call) Ask(r *region.Region, in any, dry bool) (*Response, error) {
 	return &Response{Result: result.Value, DryRun: dry, Impact: result.Impact}, err
 }
 
+// LabHandler answers where the machines of a lab are; find says for an instance's id, or the internet, where it is, and
+// whether it is there and runs.
+func LabHandler(find func(name string) (m Machine, exists, runs bool)) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /lab/{name}", func(w http.ResponseWriter, req *http.Request) {
+		name := req.PathValue("name")
+		m, exists, runs := find(name)
+		var response any = m
+		var err error
+		switch {
+		case !exists:
+			err = refuse(vpc.InstanceNotFound, "there is no instance %q in the lab", name)
+		case !runs:
+			err = refuse(vpc.IncorrectInstanceState, "%s does not run; start it first", name)
+		}
+		status := http.StatusOK
+		if err != nil {
+			response, status = failure(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(response) // the client may be gone
+	})
+	return mux
+}
+
 // failure is what the client is told, and the status of HTTP.
 func failure(err error) (*Failure, int) {
 	var refused *vpc.Error
@@ -99,9 +125,10 @@ func failure(err error) (*Failure, int) {
 	return &Failure{string(InternalError), err.Error()}, http.StatusInternalServerError
 }
 
-// Serve answers at ln until ctx ends, and lets calls under way come to their end.
-func Serve(ctx context.Context, ln net.Listener, r *region.Region, log *slog.Logger) error {
-	srv := &http.Server{Handler: Handler(r, log), ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, WriteTimeout: control.WriteTimeout,
+// Serve has h, a Handler and what the caller has beside it, answer at ln until ctx ends, and lets calls under way come to
+// their end.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, WriteTimeout: control.WriteTimeout,
 		IdleTimeout: answerTime, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(control.FewClients(ln)) }()

@@ -14,7 +14,7 @@ import (
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = Dir
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + Dir, "LC_ALL=C"}
+	cmd.Env = environment()
 	// The program is the first of a PID namespace, so that all it starts dies with it; and it dies with the host's thread.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
@@ -31,3 +31,8 @@ func (h *Host) Run(cmd *exec.Cmd) error {
 	}
 	return cmd.Wait()
 }
+
+const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment is that of programs in a host.
+func environment() []string { return []string{"PATH=" + path, "HOME=" + Dir, "LC_ALL=C"} }

@@ -253,9 +253,11 @@ type Link struct {
 	Addr netip.Prefix
 	// MTU is in bytes; Queue is how many packets may wait to be sent.
 	MTU, Queue int
-	// Routes are reached through the interface: by way of Via, or directly if Via is invalid.
+	// Routes are reached through the interface: by way of Via, or directly if Via is invalid. Table is the routing table
+	// that they are in, 0 for the main one.
 	Routes []netip.Prefix
 	Via    netip.Addr
+	Table  int
 }
 
 // Connect puts a cable between two hosts.
@@ -303,7 +305,7 @@ func (h *Host) setup(l Link) error {
 
 func (h *Host) route(link netlink.Link, l Link) error {
 	for _, dst := range l.Routes {
-		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(dst)}
+		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(dst), Table: l.Table}
 		if l.Via.IsValid() {
 			r.Gw = l.Via.AsSlice()
 		} else {
@@ -336,6 +338,59 @@ func (h *Host) Down(l Link) error {
 	}
 	return h.nl.LinkSetDown(link)
 }
+
+// SetAddresses makes these the addresses of the interface l.Name, and keeps those that it has already. Where l.Table is not 0,
+// what is sent from them takes the routes of that table, which are l.Routes.
+func (h *Host) SetAddresses(l Link, want []netip.Addr) error {
+	wrap := func(err error) error { return fmt.Errorf("host %s, interface %s: %w", h.name, l.Name, err) }
+	link, err := h.nl.LinkByName(l.Name)
+	if err != nil {
+		return wrap(err)
+	}
+	have, err := h.nl.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return wrap(err)
+	}
+	there := map[netip.Addr]bool{}
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP.To4())
+		there[ip] = true
+		if slices.Contains(want, ip) {
+			continue
+		}
+		if err := h.nl.AddrDel(link, &a); err != nil {
+			return wrap(err)
+		}
+		if l.Table != 0 {
+			if err := h.nl.RuleDel(ruleFrom(ip, l.Table)); err != nil && !errors.Is(err, unix.ENOENT) {
+				return wrap(err)
+			}
+		}
+	}
+	for _, ip := range want {
+		if there[ip] {
+			continue
+		}
+		if err := h.nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(ip, 32))}); err != nil {
+			return wrap(err)
+		}
+		if l.Table != 0 {
+			if err := h.nl.RuleAdd(ruleFrom(ip, l.Table)); err != nil && !errors.Is(err, unix.EEXIST) {
+				return wrap(err)
+			}
+		}
+	}
+	return nil
+}
+
+func ruleFrom(ip netip.Addr, table int) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Src, r.Table = unix.AF_INET, ipNet(netip.PrefixFrom(ip, 32)), table
+	return r
+}
+
+// TID is the host's thread: its namespaces are those of the process's task of that number in /proc.
+func (h *Host) TID() int { return h.tid }
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}

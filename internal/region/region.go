@@ -42,6 +42,9 @@ type Options struct {
 	Journal Journal
 	// Engines are where policies go.
 	Engines Engines
+	// Observe, if set, is shown the model once its policies are in force: when the region opens and after each change, one
+	// call at a time. It must not keep m. An error of it is one of being in force (ErrNotInForce), and fails Open.
+	Observe func(m *vpc.Model) error
 	// Now is the time; nil is time.Now. The model never sees it step back.
 	Now func() time.Time
 }
@@ -50,6 +53,7 @@ type Options struct {
 type Region struct {
 	journal Journal
 	engines Engines
+	observe func(*vpc.Model) error
 	clock   func() time.Time
 	model   atomic.Pointer[vpc.Model] // never written to once it is here
 
@@ -71,9 +75,12 @@ type Result struct {
 
 // Open makes a region of what the journal has, or an empty one, and puts it in force.
 func Open(o Options) (*Region, error) {
-	r := &Region{journal: o.Journal, engines: o.Engines, clock: o.Now, applied: map[string]*nat.Policy{}}
+	r := &Region{journal: o.Journal, engines: o.Engines, observe: o.Observe, clock: o.Now, applied: map[string]*nat.Policy{}}
 	if r.clock == nil {
 		r.clock = time.Now
+	}
+	if r.observe == nil {
+		r.observe = func(*vpc.Model) error { return nil }
 	}
 	m, err := restore(o.Config, o.Journal)
 	if err != nil {
@@ -91,6 +98,9 @@ func Open(o Options) (*Region, error) {
 	}
 	if _, err := r.carryOut(p); err != nil {
 		return nil, err
+	}
+	if err := r.observe(m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotInForce, err)
 	}
 	r.model.Store(m)
 	return r, nil
@@ -143,6 +153,9 @@ func (r *Region) change(call Call, dry bool) (Result, error) {
 	}
 	impact, err = r.carryOut(p)
 	r.model.Store(next)
+	if seen := r.observe(next); seen != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", ErrNotInForce, seen))
+	}
 	return Result{value, impact}, err
 }
 
