@@ -29,7 +29,8 @@ type Config struct {
 	// multiple of Shards; beyond, the one that has waited longest is free early and counted as Unburied. 0 means as many as
 	// Sessions, since a port that waits has a record; but no session is refused for its sake.
 	QuarantinedPorts int
-	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session.
+	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session, and so those of pools
+	// (Engine.PoolStats).
 	FlowCounters bool
 	// Events is how many events wait for Engine.Events, up to 16,777,216, at 64 bytes each; 0 means that none are kept. Each
 	// shard has an equal part, rounded up to a power of two of at least 2.

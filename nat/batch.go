@@ -209,6 +209,7 @@ func (w *Worker) hit(sh *shard, p *packet.Packet, it *item, from AttachmentID, a
 		return Unset
 	}
 	if !w.trackHit(sh, p, it, r, d, from, att) {
+		sh.books.pools[r.Pool].drop(Direction(d), Traffic{1, uint64(v.Total)})
 		return DropOutOfWindow
 	}
 	w.rewriteHit(p, v, r, d, att.router)
@@ -239,7 +240,9 @@ func (w *Worker) trackHit(sh *shard, p *packet.Packet, it *item, r *conntrack.Re
 		return w.track(&f, sh, it.h, d)
 	}
 	if c := sh.t.Count(it.h); c != nil {
-		c.Packets[d&1]++
+		if c.Packets[d&1]++; c.Packets[d&1] == 0 {
+			sh.wrapped(it.h, r, d)
+		}
 		c.Bytes[d&1] += uint64(v.Total)
 	}
 	return true

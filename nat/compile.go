@@ -68,6 +68,7 @@ type pool struct {
 	addrs  []uint32
 	blocks blocks
 	router uint32 // 0: that of the policy
+	since  uint32 // the first policy that had this name at this number without a break
 	// reserved has a bit for each port that forwards and services take, by class.
 	reserved [NumClasses]*[1 << 16 / 64]uint64
 }

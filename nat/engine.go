@@ -58,6 +58,7 @@ type shard struct {
 	rng    *rand.ChaCha8
 	crowds crowds
 	events ring
+	books  poolBooks
 	_      [64]byte // no two shards' locks in one cache line
 }
 
@@ -151,7 +152,10 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
 		if cfg.Events > 0 {
 			sh.events.slots = make([]event, ringSize(cfg.Events, cfg.Shards))
-			t.Ended = sh.noteEnd
+		}
+		t.Ended = func(h conntrack.Handle, r *conntrack.Record, why conntrack.Reason, at uint32) {
+			e.bookEnd(sh, h, r, why)
+			sh.noteEnd(h, r, why, at)
 		}
 	}
 	e.install(p)
@@ -223,6 +227,7 @@ func (e *Engine) install(p *Policy) {
 	c := e.compile(p, e.numbers)
 	c.epoch = epoch
 	c.inherit(e.pol, epoch)
+	e.openBooks(c)
 	timeouts := e.timeouts(c)
 	e.pol = c
 	e.limit.setRate(c.icmpRate)

@@ -150,8 +150,11 @@ func (sh *shard) noteNow(kind EventKind, r *conntrack.Record) {
 	}
 }
 
-// noteEnd is conntrack's Table.Ended.
+// noteEnd is for conntrack's Table.Ended.
 func (sh *shard) noteEnd(h conntrack.Handle, r *conntrack.Record, why conntrack.Reason, at uint32) {
+	if len(sh.events.slots) == 0 {
+		return
+	}
 	v := event{ms: sh.ms + uint64(int32(at-uint32(sh.ms))), reason: EndReason(why)}
 	if c := sh.t.Count(h); c != nil {
 		v.count = *c

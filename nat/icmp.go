@@ -93,6 +93,7 @@ func (w *Worker) errorOut(f *flow, number int, dst owner) Verdict {
 		to = Inside
 	}
 	if ext := w.pol.outOf.get(q.v.Dst); ext != 0 {
+		f.pool = filterPool // it leaves 1:1
 		if b := w.pol.boundOf(f.v.Src); b != nil && !w.mayReport(f, b, Out, f.v.Dst) {
 			return DropNotAllowed
 		}
@@ -158,6 +159,7 @@ func (w *Worker) loopError(f *flow, dst owner) Verdict {
 		return DropMalformed
 	}
 	f.looped = true
+	w.arrive(f, dst)
 	return w.inbound(f, dst)
 }
 

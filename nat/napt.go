@@ -77,6 +77,9 @@ func (w *Worker) track(f *flow, sh *shard, h conntrack.Handle, d conntrack.Dir) 
 		if !sh.t.TrackTCP(h, d, &s, w.tick) && w.pol.dropBadResets {
 			return false
 		}
+		if was != r.State {
+			sh.bookSegment(r, was, f.v.Flags)
+		}
 		if was == conntrack.Opening && r.State == conntrack.Established {
 			sh.noteNow(SessionEstablished, r)
 		}
@@ -94,9 +97,12 @@ func (w *Worker) track(f *flow, sh *shard, h conntrack.Handle, d conntrack.Dir) 
 }
 
 func (w *Worker) account(sh *shard, h conntrack.Handle, d conntrack.Dir, f *flow) {
+	f.counted = true
 	if c := sh.t.Count(h); c != nil {
-		c.Packets[d]++
-		c.Bytes[d] += uint64(f.length + int(f.v.L4))
+		if c.Packets[d]++; c.Packets[d] == 0 {
+			sh.wrapped(h, sh.t.Rec(h), d)
+		}
+		c.Bytes[d] += f.counts().Bytes
 	}
 }
 
@@ -262,6 +268,9 @@ func (w *Worker) add(f *flow, sh *shard, r *conntrack.Record, d conntrack.Dir) *
 		w.e.held.discard(heldKey{r.Ext, r.Rem, r.ExtPort, r.RemPort}) // T-4
 	}
 	h := sh.t.Add(r)
+	if r.Proto == packet.TCP && !r.Has(conntrack.Unknown) {
+		sh.books.pools[r.Pool].Attempts++
+	}
 	sh.noteNow(SessionCreated, r)
 	w.account(sh, h, d, f)
 	return sh.t.Rec(h)

@@ -21,6 +21,11 @@ type flow struct {
 	looped bool
 	// cut: larger than the egress MTU, to be fragmented after translation.
 	cut int
+	// pool is the number of the pool that it is in the hands of, filterPool for none, and dir its way through that; counted:
+	// its session has counted it.
+	pool    int
+	dir     Direction
+	counted bool
 }
 
 // first is the packet with the transport header.
@@ -43,7 +48,11 @@ var faultVerdicts = [...]Verdict{
 func (w *Worker) one(p *packet.Packet, from AttachmentID, cause int) Verdict {
 	w.cause = cause
 	f := flow{p: p, from: from}
+	before := len(w.emitted)
 	v := w.decide(&f)
+	if f.pool != filterPool && w.why == nil {
+		w.book(&f, v, w.emitted[before:])
+	}
 	w.pieces = w.pieces[:0]
 	return w.count(v)
 }
@@ -117,6 +126,7 @@ func (w *Worker) fromInside(f *flow) Verdict {
 		}
 		return w.noPath(f, dst)
 	}
+	w.through(f, way.pool, Out)
 	if v.Kind == packet.KindFragment {
 		return w.fragment(f, &pol.pools[way.pool], dst)
 	}
@@ -135,7 +145,8 @@ func (w *Worker) noPath(f *flow, dst owner) Verdict {
 	if h == conntrack.None || !t.Rec(h).Has(conntrack.Forwarded|conntrack.Inbound) {
 		return DropNoPath
 	}
-	return w.naptOut(f, int(t.Rec(h).Pool), dst)
+	w.through(f, int(t.Rec(h).Pool), Out)
+	return w.naptOut(f, f.pool, dst)
 }
 
 // pass sends a packet on as it is.
@@ -193,6 +204,7 @@ func (w *Worker) fromOutside(f *flow) Verdict {
 	if f.att.router && v.TTL <= 1 {
 		return w.ttlExceeded(f, Outside)
 	}
+	w.arrive(f, dst)
 	return w.inbound(f, dst)
 }
 
@@ -212,6 +224,7 @@ func (w *Worker) inbound(f *flow, dst owner) Verdict {
 // loop is what follows an outbound pass to an external address: the inbound pass over its result (H-1).
 func (w *Worker) loop(f *flow, dst owner) Verdict {
 	v := &f.v
+	w.arrive(f, dst)
 	if v.Src == v.Dst && v.Kind != packet.KindFragment && v.Kind != packet.KindError {
 		if v.Proto != packet.TCP && v.Proto != packet.UDP || v.SrcPort == v.DstPort {
 			return DropLand // H-4

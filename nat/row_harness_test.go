@@ -33,6 +33,7 @@ var hashSeed = maphash.MakeSeed()
 func (tr trial) run(t *testing.T, scenario func(g *gate)) {
 	t.Helper()
 	var first, firstOfOne []event
+	var counted []nat.PoolStats
 	for _, mode := range []struct {
 		name   string
 		batch  bool
@@ -42,7 +43,7 @@ func (tr trial) run(t *testing.T, scenario func(g *gate)) {
 			continue
 		}
 		ok := t.Run(mode.name, func(t *testing.T) {
-			tr.config.Shards = mode.shards
+			tr.config.Shards, tr.config.FlowCounters = mode.shards, true
 			g := newGate(t, tr.config, tr.policy)
 			g.batch = mode.batch
 			scenario(g)
@@ -51,6 +52,11 @@ func (tr trial) run(t *testing.T, scenario func(g *gate)) {
 				first = g.log
 			}
 			g.compare(first, func(e event) any { return e.verdict })
+			if s := g.e.PoolStats(g.now); counted == nil {
+				counted = s
+			} else if !slices.Equal(s, counted) {
+				g.Errorf("pools count\n%+v, in another mode\n%+v", s, counted)
+			}
 			if mode.shards == 1 {
 				if firstOfOne == nil {
 					firstOfOne = g.log
