@@ -17,7 +17,7 @@ import (
 
 // newLab makes what carries the packets of a region, and how to find its machines.
 func newLab(internet netip.Addr, sessions int) (*cloud.Cloud, func(string) (m calls.Machine, exists, runs bool), error) {
-	c, err := cloud.New(cloud.Options{Engine: nat.Config{Sessions: sessions}, Internet: internet, InsideMTU: insideMTU, OutsideMTU: outsideMTU})
+	c, err := cloud.New(cloud.Options{Engine: nat.Config{Sessions: sessions, FlowCounters: true}, Internet: internet, InsideMTU: insideMTU, OutsideMTU: outsideMTU})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, fmt.Errorf("a lab needs /dev/net/tun, which this system does not show: %w (%w)", fs.ErrPermission, err)

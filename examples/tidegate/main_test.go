@@ -213,6 +213,8 @@ func TestEveryCommand(t *testing.T) {
 	b.get("detach-internet-gateway --internet-gateway-id @igw --vpc-id @vpc")
 	b.get("delete-internet-gateway --internet-gateway-id @igw")
 	b.get("delete-vpc --vpc-id @vpc")
+	b.get("get-metric-statistics --namespace AWS/NATGateway --metric-name ErrorPortAllocation --dimensions Name=NatGatewayId,Value=@nat"+
+		" --start-time 2026-01-31T09:00:00Z --end-time 2026-01-31T10:00:00Z --period 60 --statistics Sum Maximum", "x=Label")
 	for i := range calls.Table {
 		if c := calls.Table[i].Command(); !b.done[c] {
 			t.Errorf("%s was not made", c)

@@ -36,7 +36,7 @@ func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (failed er
 		return usageError{errors.New("--dry-run is for calls, not for serve")}
 	}
 	log := slog.New(slog.NewTextHandler(errOut, nil))
-	options := region.Options{Engines: region.NewEngineSet(nat.Config{Sessions: s.Sessions}, nil)}
+	options := region.Options{Engines: region.NewEngineSet(nat.Config{Sessions: s.Sessions, FlowCounters: true}, nil)}
 	handler := http.NewServeMux()
 	if s.Lab {
 		lab, find, err := newLab(s.Internet, s.Sessions)
@@ -78,7 +78,7 @@ func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (failed er
 	defer wg.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	wg.Go(func() { advance(ctx, r, log) })
+	wg.Go(func() { keepTime(ctx, r, log) })
 	handler.Handle("/", calls.Handler(r, log))
 	return calls.Serve(ctx, socket, handler, log)
 }
@@ -86,8 +86,8 @@ func (s *serveCmd) run(ctx context.Context, c *cli, errOut io.Writer) (failed er
 // The MTUs are those of AWS.
 const insideMTU, outsideMTU = 9001, 1500
 
-// advance ends drains when they are over, to the second.
-func advance(ctx context.Context, r *region.Region, log *slog.Logger) {
+// keepTime ends drains when they are over, to the second, and measures.
+func keepTime(ctx context.Context, r *region.Region, log *slog.Logger) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -99,5 +99,6 @@ func advance(ctx context.Context, r *region.Region, log *slog.Logger) {
 		if _, err := r.Advance(); err != nil {
 			log.Error("a drain that is over could not be ended", "error", err)
 		}
+		r.Measure()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidegate/tidegate/internal/region"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/vpc"
 )
@@ -32,19 +33,29 @@ type Call struct {
 	// those that must not be zero, help on all.
 	New func() any
 	do  func(m *vpc.Model, now time.Time, in any) (any, error)
+	// measure is in the place of do for a call that is not about the model.
+	measure func(r *region.Region, in any) (any, error)
 }
 
-// Do makes the call with parameters that New made. What it returns has the shape of the API's answer; nil is an answer
-// without content.
+// Do makes a call of the model with parameters that New made. What it returns has the shape of the API's answer; nil is an
+// answer without content.
 func (c *Call) Do(m *vpc.Model, now time.Time, in any) (any, error) {
+	if err := whole(in); err != nil {
+		return nil, err
+	}
+	return c.do(m, now, in)
+}
+
+// whole reports a parameter that is missing.
+func whole(in any) error {
 	v := reflect.ValueOf(in).Elem()
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if _, ok := f.Tag.Lookup("required"); ok && v.Field(i).IsZero() {
-			return nil, refuse(vpc.MissingParameter, "the request must have the parameter %s", f.Name)
+			return refuse(vpc.MissingParameter, "the request must have the parameter %s", f.Name)
 		}
 	}
-	return c.do(m, now, in)
+	return nil
 }
 
 // Find is the call of this name, or nil.

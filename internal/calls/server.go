@@ -75,6 +75,13 @@ func answer(r *region.Region, req *http.Request) (any, error) {
 
 // Ask makes the call of a region, with parameters that New made; dry says what it would do, and changes nothing.
 func (c *Call) Ask(r *region.Region, in any, dry bool) (*Response, error) {
+	if c.measure != nil {
+		if err := whole(in); err != nil {
+			return nil, err
+		}
+		value, err := c.measure(r, in)
+		return &Response{Result: value}, err
+	}
 	do := func(m *vpc.Model, now time.Time) (any, error) { return c.Do(m, now, in) }
 	if c.Reads {
 		var value any

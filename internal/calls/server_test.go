@@ -83,7 +83,7 @@ func TestTable(t *testing.T) {
 	seen := map[string]bool{}
 	for i := range Table {
 		c := &Table[i]
-		if seen[c.Name] || c.Help == "" || Find(c.Name) != c || c.Reads != strings.HasPrefix(c.Name, "Describe") {
+		if seen[c.Name] || c.Help == "" || Find(c.Name) != c || c.Reads != (strings.HasPrefix(c.Name, "Describe") || strings.HasPrefix(c.Name, "Get")) {
 			t.Errorf("%s: twice, without help, or not what its name says", c.Name)
 		}
 		seen[c.Name] = true

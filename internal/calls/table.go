@@ -67,7 +67,7 @@ func (in *routeIn) target() (string, error) {
 }
 
 // Table is all calls.
-var Table = slices.Concat(basicCalls, interfaceCalls, groupCalls)
+var Table = slices.Concat(basicCalls, interfaceCalls, groupCalls, metricCalls)
 
 var basicCalls = []Call{
 	change("AllocateAddress", "Allocate an Elastic IP from the pool.", func(m *vpc.Model, now time.Time, _ *none) (any, error) {

@@ -203,6 +203,9 @@ func (e *Edge) Stats() nat.Stats {
 	return e.engine.Stats(e.now())
 }
 
+// PoolStats are the engine's counters by pool.
+func (e *Edge) PoolStats() []nat.PoolStats { return e.engine.PoolStats(e.now()) }
+
 // Sessions are the engine's live sessions.
 func (e *Edge) Sessions() iter.Seq[nat.Session] { return e.engine.Sessions(e.now()) }
 

@@ -20,6 +20,12 @@ type Engines interface {
 	Remove(vpcID string) (nat.Impact, error)
 }
 
+// Meters are Engines that count. Those that do not have nothing to tell of their NAT gateways.
+type Meters interface {
+	// PoolStats are the counters of the NAT gateways of a VPC; none without an engine.
+	PoolStats(vpcID string) []nat.PoolStats
+}
+
 // EngineSet is Engines in this process, without devices: whoever has packets takes them to Engine(vpcID). Its methods are
 // safe for concurrent use.
 type EngineSet struct {
@@ -44,6 +50,14 @@ func (s *EngineSet) Engine(vpcID string) *nat.Engine {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.byVPC[vpcID]
+}
+
+// PoolStats implements Meters. Traffic is counted if the configuration has nat.Config.FlowCounters.
+func (s *EngineSet) PoolStats(vpcID string) []nat.PoolStats {
+	if e := s.Engine(vpcID); e != nil {
+		return e.PoolStats(s.now())
+	}
+	return nil
 }
 
 // Preview implements Engines.

@@ -60,6 +60,9 @@ type Region struct {
 	mu      sync.Mutex // held by a change
 	last    time.Time
 	applied map[string]*nat.Policy // by VPC: what its engine has
+
+	meterMu sync.Mutex
+	meter   vpc.Meter
 }
 
 // Call is something that is done to a model at a time. It must touch nothing else, since it may be undone.
@@ -176,6 +179,31 @@ func (r *Region) Advance() (next time.Time, err error) {
 		return nil, nil
 	})
 	return next, err
+}
+
+// Measure tells the meter what the NAT gateways have counted so far, if the engines count. Whoever serves a region calls it
+// now and then, each vpc.SampleInterval or more often. It waits for no change.
+func (r *Region) Measure() {
+	engines, ok := r.engines.(Meters)
+	if !ok {
+		return
+	}
+	var pools []nat.PoolStats
+	r.View(func(m *vpc.Model) {
+		for _, v := range m.DescribeVPCs() {
+			pools = append(pools, engines.PoolStats(v.ID)...)
+		}
+	})
+	r.meterMu.Lock()
+	defer r.meterMu.Unlock()
+	r.meter.Sample(r.clock(), pools)
+}
+
+// Statistics are those of a metric of a NAT gateway, one that is gone too: see vpc.Meter.
+func (r *Region) Statistics(natGatewayID, metric string, start, end time.Time, period time.Duration) ([]vpc.Datapoint, error) {
+	r.meterMu.Lock()
+	defer r.meterMu.Unlock()
+	return r.meter.Statistics(natGatewayID, metric, start, end, period)
 }
 
 // now is the time, which does not step back, as text would have it.

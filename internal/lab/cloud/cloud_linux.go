@@ -52,7 +52,10 @@ type Cloud struct {
 	err      error               // of the exchange
 }
 
-var _ region.Engines = (*Cloud)(nil)
+var (
+	_ region.Engines = (*Cloud)(nil)
+	_ region.Meters  = (*Cloud)(nil)
+)
 
 // machine is an instance.
 type machine struct {
@@ -161,6 +164,14 @@ func (c *Cloud) Remove(vpcID string) (nat.Impact, error) {
 	delete(c.edges, vpcID)
 	c.mu.Unlock()
 	return impact, errors.Join(err, e.Close())
+}
+
+// PoolStats implements region.Meters.
+func (c *Cloud) PoolStats(vpcID string) []nat.PoolStats {
+	if e := c.Edge(vpcID); e != nil {
+		return e.PoolStats()
+	}
+	return nil
 }
 
 // Observe makes the machines those of the model: region.Options.Observe. What fails does not stop the rest, and is tried
