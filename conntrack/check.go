@@ -283,7 +283,7 @@ func (c *checker) records() {
 			}
 			if r.Has(Independent) {
 				want |= inMapping | c.seen[i]&(inEnds|inExts) // mappings has looked at those
-			} else if r.Has(Head) || r.Next != 0 || r.Prev != 0 {
+			} else if r.Has(Head) || r.Bits&Filter == 0 && (r.Next != 0 || r.Prev != 0) {
 				c.fault("record %d has no mapping, but is linked to one", i)
 			}
 			if !r.State.fits(r.Proto) {

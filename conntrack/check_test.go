@@ -93,14 +93,14 @@ func TestCheckNamesFaults(t *testing.T) {
 		{"in entry of no Head", func(t *Table) { t.in.insert(t.inTag(t.Rec(2)), 2) }, "record 2 (udp) is in unanswered, out, in,"},
 		{"Head lost", func(t *Table) { t.recs[3].Bits &^= Head }, "mapping: record 3, first to its remote address: true, Head: false"},
 		{"Head of nothing", func(t *Table) { t.recs[4].Bits |= Head }, "record 4 has no mapping, but is linked"},
-		{"ends lost", func(t *Table) { *slotOf(t.ends, 1) = 0 }, "mapping: its first session, record 1, is not in ends and exts"},
+		{"ends lost", func(t *Table) { *slotOf(t.ends, 3) = 0 }, "mapping: its first session, record 3, is not in ends and exts"},
 		{"ends of another", func(t *Table) { t.ends.insert(t.endTag(1, 5000, 0, udp), 2) }, "mapping: record 2 is in ends or exts, but not the first"},
 		{"mapping link", func(t *Table) { t.recs[2].Prev = 3 }, "mapping: record 2 has 3 before it, not 1"},
-		{"mapping in a circle", func(t *Table) { t.recs[3].Next = 2 }, "mapping: names record 2 twice"},
-		{"mapping cut in two", func(t *Table) { t.recs[1].Next, t.recs[2].Prev = 0, 0 }, "the same owner of an external endpoint"},
-		{"mapping of two", func(t *Table) { t.recs[2].InPort++ }, "mapping: record 2 is of another one than record 1"},
+		{"mapping in a circle", func(t *Table) { t.recs[2].Next = 1 }, "mapping: names record 1 twice"},
+		{"mapping cut in two", func(t *Table) { t.recs[3].Next, t.recs[1].Prev = 0, 0 }, "the same owner of an external endpoint"},
+		{"mapping of two", func(t *Table) { t.recs[2].InPort++ }, "mapping: record 2 is of another one than record 3"},
 		{"mapping not side by side", func(t *Table) {
-			t.recs[1].Next, t.recs[3].Prev = 3, 1
+			t.recs[1].Prev, t.recs[1].Next, t.recs[3].Prev = 0, 3, 1
 			t.recs[3].Next, t.recs[2].Prev = 2, 3
 			t.recs[2].Next = 0
 		}, "mapping: record 2 is apart from the others"},

@@ -101,7 +101,7 @@ type Record struct {
 	InPort, RemPort, ExtPort uint16
 	// Proto is the IP protocol number.
 	Proto uint8
-	// State is written last when a record is made.
+	// State is written last when a record is made, together with LastSeen, and first when it is given up.
 	State State
 	// LastSeen is the tick from which the time-out counts.
 	LastSeen uint32
@@ -112,7 +112,7 @@ type Record struct {
 	// Pool is the number of the pool whose time-outs apply.
 	Pool uint16
 	// Next and Prev link the sessions of one endpoint-independent mapping, those to one remote address side by side.
-	// Next links free records.
+	// Next links free records. Of a Filter session they are whatever its owner wants (Owner).
 	Next, Prev uint32
 	// End is one past the highest sequence number that a direction sent, Ack the highest it acknowledged. Those of the
 	// direction that has not answered yet link the unanswered sessions, oldest first.
@@ -124,6 +124,27 @@ type Record struct {
 	// Attachment is where the inside host was last seen.
 	Attachment uint16
 	Bits       Bits
+}
+
+// Owner is the number that SetOwner has given to a Filter session, before Add.
+func (r *Record) Owner() uint64 { return uint64(r.Next)<<32 | uint64(r.Prev) }
+
+// SetOwner keeps a number in a Filter session, for whoever wants to know later under what it was made.
+func (r *Record) SetOwner(n uint64) { r.Next, r.Prev = uint32(n>>32), uint32(n) }
+
+// strip clears what has no meaning in a tombstone, store by store: what it has stays as it is meanwhile.
+func (r *Record) strip() {
+	r.In, r.Rem = 0, 0
+	crashPoint("strip")
+	r.InPort, r.RemPort = 0, 0
+	r.Epoch, r.Delta = 0, 0
+	crashPoint("strip")
+	r.Next, r.Prev = 0, 0
+	r.End, r.Ack = [2]uint32{}, [2]uint32{}
+	crashPoint("strip")
+	r.Win, r.scale, r.flags = [2]uint8{}, 0, 0
+	r.Attachment, r.Bits = 0, 0
+	crashPoint("strip")
 }
 
 // Has reports whether all of b are set.

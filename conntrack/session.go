@@ -18,15 +18,15 @@ func (t *Table) Add(r *Record) Handle {
 	}
 	t.free = Handle(d.Next)
 	t.used++
-	t.stats.Created++
-	state := r.State
-	*d = *r
-	d.State = Free
-	d.Next, d.Prev = 0, 0
-	d.Bits &^= Head | Replied
+	c := *r
+	c.State, c.Bits = Free, c.Bits&^(Head|Replied)
+	if c.Bits&Filter == 0 {
+		c.Next, c.Prev = 0, 0
+	}
 	if t.counts != nil {
 		t.counts[h] = Count{}
 	}
+	d.fill(&c)
 	t.out.insert(t.outTag(d), h)
 	if d.Bits&Independent != 0 {
 		t.join(h)
@@ -34,7 +34,10 @@ func (t *Table) Add(r *Record) Handle {
 		t.in.insert(t.inTag(d), h)
 	}
 	t.push(&t.unanswered, h)
-	d.State = state
+	crashPoint("add")
+	d.commit(r.State, r.LastSeen)
+	crashPoint("added")
+	t.stats.Created++
 	t.wheel.place(h, d.LastSeen+t.Timeout(d))
 	return h
 }
@@ -45,7 +48,7 @@ func (t *Table) outTag(r *Record) uint32 {
 
 func (t *Table) inTag(r *Record) uint32 { return t.InTag(r.Ext, r.Rem, r.ExtPort, r.Proto) }
 
-// join puts h into the list of its mapping: behind the Head of its remote address, or else behind the first session.
+// join puts h into the list of its mapping: behind the Head of its remote address, or else before the first session.
 func (t *Table) join(h Handle) {
 	d := &t.recs[h]
 	after := t.head(d)
@@ -63,11 +66,10 @@ func (t *Table) join(h Handle) {
 			t.mappings++
 			return
 		}
-		// Behind the last session to the first one's remote address, to keep those together.
-		after = first
-		for g := Handle(t.recs[after].Next); g != None && t.recs[g].Bits&Head == 0; g = Handle(t.recs[g].Next) {
-			after = g
-		}
+		t.ends.replace(ends, first, h)
+		t.exts.replace(exts, first, h)
+		d.Next, t.recs[first].Prev = uint32(first), uint32(h)
+		return
 	}
 	next := t.recs[after].Next
 	d.Prev, d.Next = uint32(after), next
@@ -205,7 +207,9 @@ func (t *Table) remove(h Handle, why Reason, at uint32) {
 		t.release(h)
 		return
 	}
-	*r = Record{Ext: r.Ext, ExtPort: r.ExtPort, Proto: r.Proto, Pool: r.Pool, State: Quarantined, LastSeen: at}
+	crashPoint("bury")
+	r.commit(Quarantined, at)
+	r.strip()
 	t.push(&t.quarantine, h)
 	t.wheel.place(h, r.LastSeen+t.Timeout(r))
 	if t.quarantine.n > t.maxQuarantined {
@@ -231,7 +235,11 @@ func (t *Table) released(r *Record, last bool) {
 }
 
 func (t *Table) release(h Handle) {
-	t.recs[h] = Record{Next: uint32(t.free)}
+	r := &t.recs[h]
+	crashPoint("release")
+	r.commit(Free, r.LastSeen)
+	crashPoint("released")
+	r.fill(&Record{Next: uint32(t.free)})
 	t.free = h
 	t.used--
 }
@@ -244,7 +252,9 @@ func (t *Table) Answered(h Handle) {
 		return // the words are no longer links
 	}
 	t.unlist(&t.unanswered, h)
-	r.Bits |= Replied
+	crashPoint("answer")
+	r.mark(r.Bits | Replied)
+	crashPoint("answered")
 	if r.State == UDPOpening {
 		r.State = UDP
 	}

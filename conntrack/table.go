@@ -27,7 +27,8 @@ type Config struct {
 //
 // Its books, and what each is the only one for: recs, what a session is; out, in, ends and exts, how it is found;
 // the lists in the records, which sessions share a mapping, which never saw an answer and which ports wait; the wheel,
-// when a record has to be looked at. All but the records can be made anew from the records; Check compares them.
+// when a record has to be looked at. All but records, counts and stats can be made anew from the records (Rebuild); Check
+// compares them.
 type Table struct {
 	recs []Record
 	// out and in are keyed by what does not change with the direction's sender: out by the whole inside tuple; in by
@@ -38,6 +39,7 @@ type Table struct {
 	ends, exts index
 	counts     []Count
 	wheel      wheel
+	stats      *Stats
 
 	free       Handle // stack of unused records
 	used       int    // records in use, tombstones too
@@ -63,7 +65,6 @@ type Table struct {
 	Ended func(h Handle, r *Record, why Reason, at uint32)
 
 	maxQuarantined int
-	stats          Stats
 }
 
 // Stats counts what happened to sessions.
@@ -71,6 +72,7 @@ type Stats struct {
 	Created, Expired, Recycled, Cut uint64
 	// Displaced counts ports whose quarantine ended early since too many waited.
 	Displaced uint64
+	_         [3]uint64
 }
 
 // Reason is why a session ended.
@@ -91,29 +93,50 @@ type list struct {
 	n           int
 }
 
-// Size is how many bytes New wants for c, a multiple of 8.
-func Size(c Config) int {
-	n, slots := c.Sessions+1, slotsFor(c.Sessions)
-	size := 64*n + 4*8*slots + 8*n
+// KeptSize is how many bytes New wants for c, a multiple of 8: for what outlives a Table.
+func KeptSize(c Config) int {
+	n := c.Sessions + 1
+	size := 64 + 64*n
 	if c.Counts {
 		size += 24 * n
 	}
 	return size
 }
 
-// New makes an empty Table in mem, which must be zero, of at least Size(c) bytes and aligned to 8; it is the Table's
-// from then on. A nil mem is taken from the heap.
-func New(c Config, mem []byte) (*Table, error) {
+// Size is how many bytes a Table takes in all, with those that are on the heap in any case.
+func Size(c Config) int { return KeptSize(c) + 4*8*slotsFor(c.Sessions) + 8*(c.Sessions+1) }
+
+// New makes an empty Table. Its records are in kept, of at least KeptSize(c) bytes and aligned to 8, which is cleared
+// and the Table's from then on; a nil kept is taken from the heap, as all the rest is.
+func New(c Config, kept []byte) (*Table, error) {
+	fresh := kept == nil
+	if fresh && c.Sessions >= 1 && c.Sessions <= MaxSessions {
+		kept = bytesOf(make([]uint64, KeptSize(c)/8))
+	}
+	t, err := Open(c, kept)
+	if err != nil {
+		return nil, err
+	}
+	if !fresh {
+		clear(kept[:KeptSize(c)])
+	}
+	t.index()
+	for h := c.Sessions; h > 0; h-- {
+		t.recs[h].Next = uint32(t.free)
+		t.free = Handle(h)
+	}
+	return t, nil
+}
+
+// Open makes a Table of the records that one of the same Config has left in kept. It can be asked for Rec, Count, Cap and
+// Stats, and nothing else before Rebuild. What the records say is not to be trusted until then.
+func Open(c Config, kept []byte) (*Table, error) {
 	if c.Sessions < 1 || c.Sessions > MaxSessions {
 		return nil, fmt.Errorf("conntrack: %d sessions: must be 1 to %d", c.Sessions, MaxSessions)
 	}
-	if mem == nil {
-		mem = bytesOf(make([]uint64, Size(c)/8))
-	}
-	if len(mem) < Size(c) || !aligned(mem) {
+	if len(kept) < KeptSize(c) || !aligned(kept) {
 		return nil, errors.New("conntrack: memory is too small or not aligned to 8 bytes")
 	}
-	n, slots := c.Sessions+1, slotsFor(c.Sessions)
 	// Random words: with a key of zeros, products of small numbers would never reach the upper half.
 	t := &Table{
 		key:      [2]uint64{c.Key[0] ^ 0x8d1a6c0f5b3e9472, c.Key[1] ^ 0x37c94ed20a6bf185},
@@ -125,20 +148,26 @@ func New(c Config, mem []byte) (*Table, error) {
 	if c.Quarantined == 0 {
 		t.maxQuarantined = c.Sessions
 	}
-	t.recs, mem = carve[Record](mem, n)
+	var head []Stats
+	head, kept = carve[Stats](kept, 1)
+	t.stats = &head[0]
+	t.recs, kept = carve[Record](kept, c.Sessions+1)
+	if c.Counts {
+		t.counts, _ = carve[Count](kept, c.Sessions+1)
+	}
+	return t, nil
+}
+
+// index takes the memory for what can be rebuilt, in one piece.
+func (t *Table) index() {
+	n := len(t.recs)
+	slots := slotsFor(n - 1)
+	mem := bytesOf(make([]uint64, 4*slots+n))
 	t.out, mem = carve[uint64](mem, slots)
 	t.in, mem = carve[uint64](mem, slots)
 	t.ends, mem = carve[uint64](mem, slots)
 	t.exts, mem = carve[uint64](mem, slots)
-	t.wheel.links, mem = carve[link](mem, n)
-	if c.Counts {
-		t.counts, _ = carve[Count](mem, n)
-	}
-	for h := c.Sessions; h > 0; h-- {
-		t.recs[h].Next = uint32(t.free)
-		t.free = Handle(h)
-	}
-	return t, nil
+	t.wheel.links, _ = carve[link](mem, n)
 }
 
 // Rec is the record of h. Callers may change LastSeen (to later ticks), Attachment, and what the functions of this
@@ -162,7 +191,10 @@ func (t *Table) Mappings() int    { return t.mappings }
 func (t *Table) Quarantined() int { return t.quarantine.n }
 
 // Stats is a copy of the counters.
-func (t *Table) Stats() Stats { return t.stats }
+func (t *Table) Stats() Stats { return *t.stats }
+
+// SetStats sets the counters, for a Table that goes on where another one was.
+func (t *Table) SetStats(s Stats) { *t.stats = s }
 
 // Hashes. One multiplication of two keyed words, folded (the core of wyhash); the fixed word keeps the indexes apart.
 

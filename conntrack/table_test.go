@@ -24,13 +24,16 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// TestNew uses memory of the caller's, exactly as much as Size says.
+// TestNew uses memory of the caller's, exactly as much as KeptSize says.
 func TestNew(t *testing.T) {
 	for _, counts := range []bool{false, true} {
 		c := Config{Sessions: 3, Counts: counts}
-		words := make([]uint64, Size(c)/8+1)
+		words := make([]uint64, KeptSize(c)/8+1)
 		mem := bytesOf(words)
-		table, err := New(c, mem[:Size(c)])
+		for i := range len(mem) - 8 { // which is not clean
+			mem[i] = byte(i)
+		}
+		table, err := New(c, mem[:KeptSize(c)])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +59,7 @@ func TestNew(t *testing.T) {
 		if table.Cap() != 3 || table.Stats() != (Stats{Created: 4, Expired: 3}) {
 			t.Errorf("cap %d, %+v", table.Cap(), table.Stats())
 		}
-		for name, bad := range map[string][]byte{"short": mem[:Size(c)-1], "unaligned": mem[1 : Size(c)+1]} {
+		for name, bad := range map[string][]byte{"short": mem[:KeptSize(c)-1], "unaligned": mem[1 : KeptSize(c)+1]} {
 			if _, err := New(c, bad); err == nil {
 				t.Errorf("%s memory is taken", name)
 			}

@@ -24,6 +24,11 @@ import "math/bits"
 //	Established  SYN, and then a SYN+ACK from the other  -> Opening      (T-11: the SYN alone changes nothing)
 //
 // One FIN changes nothing (T-8). In Closing the timer runs from the second FIN and is not refreshed.
+//
+// A process may die between any two stores, and another one goes on with the record (Rebuild). So a new State is stored
+// after all that it rests on, and together with its time; each other word is valid by itself: what an interrupted update
+// leaves is what a tracker would know that had missed a packet, and both ends send again what was under way. Of the words
+// of a direction that has not answered yet nothing is kept.
 
 // TCP flags, as in the header.
 const (
@@ -59,9 +64,7 @@ func (s *Segment) length() uint32 {
 
 // StartTCP sets r's tracking from the segment that makes the session; with Unknown it is one from the middle.
 func (r *Record) StartTCP(d Dir, s *Segment) {
-	r.scale = noScale<<4 | noScale
-	r.flags = 0
-	r.begin(d, s)
+	r.startTracking(d, s)
 	if r.Bits&Unknown != 0 {
 		r.State = Established
 		r.flags |= sawAcked << d
@@ -69,6 +72,12 @@ func (r *Record) StartTCP(d Dir, s *Segment) {
 	} else {
 		r.State = Opening
 	}
+}
+
+func (r *Record) startTracking(d Dir, s *Segment) {
+	r.scale = noScale<<4 | noScale
+	r.flags = 0
+	r.begin(d, s)
 }
 
 // begin makes direction d known.
@@ -162,7 +171,7 @@ type effect uint8
 const (
 	none    effect = iota
 	refresh        // it lives on
-	hasten         // it has a new state, whose time-out counts from now
+	hasten         // it has a new state, whose time-out counts from now, which is in LastSeen
 	stray          // a RST outside the window
 )
 
@@ -173,11 +182,10 @@ func (t *Table) TrackTCP(h Handle, d Dir, s *Segment, now uint32) bool {
 	if r.Bits&Replied == 0 && d == r.replyDir() {
 		t.Answered(h)
 	}
-	switch r.step(d, s) {
+	switch r.step(d, s, now) {
 	case refresh:
 		r.LastSeen = now
 	case hasten:
-		r.LastSeen = now
 		t.Hasten(h)
 	case stray:
 		return false
@@ -193,7 +201,7 @@ func (t *Table) JudgeTCP(h Handle, d Dir, s *Segment) (after State, ok bool) {
 		*next, *prev = 0, 0
 		r.Bits |= Replied
 	}
-	e := r.step(d, s)
+	e := r.step(d, s, r.LastSeen)
 	return r.State, e != stray
 }
 
@@ -229,12 +237,12 @@ func (r *Record) TrackData(d Dir, seq, ack, length uint32, window uint16, now ui
 	return true
 }
 
-func (r *Record) step(d Dir, s *Segment) effect {
+func (r *Record) step(d Dir, s *Segment, now uint32) effect {
 	o := d ^ 1
 	if s.Flags&flagRST != 0 {
 		if r.expects(d, s) {
 			if r.State == Opening || r.State == Established {
-				r.State = Reset
+				r.commit(Reset, now)
 				return hasten
 			}
 			return none
@@ -245,7 +253,7 @@ func (r *Record) step(d Dir, s *Segment) effect {
 		return none
 	}
 	if s.Flags&flagSYN != 0 {
-		if e, done := r.stepSYN(d, s); done {
+		if e, done := r.stepSYN(d, s, now); done {
 			return e
 		}
 	}
@@ -254,10 +262,12 @@ func (r *Record) step(d Dir, s *Segment) effect {
 	}
 	e := refresh
 	if r.State == Reset {
-		r.State, e = Opening, hasten
+		state := Opening
 		if r.Bits&Completed != 0 {
-			r.State = Established
+			state = Established
 		}
+		r.commit(state, now)
+		e = hasten
 	}
 	switch {
 	case !r.known(d):
@@ -278,20 +288,24 @@ func (r *Record) step(d Dir, s *Segment) effect {
 		r.flags |= sawAcked << d
 	}
 	if r.State == Opening && r.flags&handshake == handshake {
-		r.State, e = Established, hasten
 		r.Bits |= Completed
+		crashPoint("handshake")
+		r.commit(Established, now)
+		e = hasten
 	}
 	if s.Flags&flagFIN != 0 {
 		r.flags |= sawFIN << d
 		if r.flags&(sawFIN*3) == sawFIN*3 {
-			r.State, e = Closing, hasten
+			crashPoint("second FIN")
+			r.commit(Closing, now)
+			e = hasten
 		}
 	}
 	return e
 }
 
 // stepSYN handles what is special about SYNs; done is false if the rest of step applies.
-func (r *Record) stepSYN(d Dir, s *Segment) (e effect, done bool) {
+func (r *Record) stepSYN(d Dir, s *Segment, now uint32) (e effect, done bool) {
 	o := d ^ 1
 	if s.Flags&flagACK != 0 {
 		switch r.State {
@@ -300,12 +314,13 @@ func (r *Record) stepSYN(d Dir, s *Segment) (e effect, done bool) {
 				return none, false
 			}
 			// The other end has forgotten the old connection and answers the new SYN.
-			r.State = Opening
 			r.Bits &^= Completed | Unknown
-			r.flags = sawSYN << o
 			r.End[o] = s.Ack
+			r.flags = sawSYN << o
 			r.begin(d, s)
 			r.flags |= sawAcked << d
+			crashPoint("answer of a new connection")
+			r.commit(Opening, now)
 			return hasten, true
 		case Closing, Reset:
 			return none, true
@@ -318,7 +333,7 @@ func (r *Record) stepSYN(d Dir, s *Segment) (e effect, done bool) {
 		return none, true
 	case Closing, Reset:
 		if d == Out || r.Bits&Inbound != 0 {
-			r.restart(d, s)
+			r.restart(d, s, now)
 			return hasten, true
 		}
 		return none, true
@@ -338,10 +353,12 @@ func (r *Record) stepSYN(d Dir, s *Segment) (e effect, done bool) {
 }
 
 // restart makes a new connection of an ended one.
-func (r *Record) restart(d Dir, s *Segment) {
+func (r *Record) restart(d Dir, s *Segment, now uint32) {
 	r.Bits &^= Completed | Unknown
 	if r.Bits&Replied != 0 { // else the other direction's words are its links
 		r.End, r.Ack, r.Win = [2]uint32{}, [2]uint32{}, [2]uint8{}
 	}
-	r.StartTCP(d, s)
+	r.startTracking(d, s)
+	crashPoint("restart")
+	r.commit(Opening, now)
 }
