@@ -186,7 +186,7 @@ func (w *Worker) disinter(sh *shard, q *want, addrs []uint32, first, n int) {
 	case w.why != nil:
 		w.why.unburied = found
 	case found != conntrack.None:
-		w.e.unburied.Add(1)
+		w.e.kept.odd.unburied.Add(1)
 		sh.t.Bury(found)
 	}
 }
@@ -210,7 +210,7 @@ func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
 			return port, true
 		}
 		if w.why == nil {
-			w.e.parityLost.Add(1)
+			w.e.kept.odd.parityLost.Add(1)
 		}
 	}
 	return w.search(sh, q, ext)

@@ -32,6 +32,10 @@ type Config struct {
 	// FlowCounters keeps packet and byte counts for each session, at 24 bytes more a session, and so those of pools
 	// (Engine.PoolStats).
 	FlowCounters bool
+	// Records is the memory for what is to outlive the engine: sessions, ports that wait, counters, the clock; a file mapping,
+	// say. It has at least RecordsSize bytes, aligned to 8, and belongs to the engine for good. New overwrites it; Adopt
+	// goes on with what an engine has left. nil is memory from the heap.
+	Records []byte
 	// Events is how many events wait for Engine.Events, up to 16,777,216, at 64 bytes each; 0 means that none are kept. Each
 	// shard has an equal part, rounded up to a power of two of at least 2.
 	Events int

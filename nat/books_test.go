@@ -47,7 +47,7 @@ func TestPoolStatsMissesNothing(t *testing.T) {
 	sh := &e.shards[0]
 	for _, at := range []time.Duration{0, 350 * time.Second, 350*time.Second + 200*time.Millisecond, 351 * time.Second} {
 		sums := make([]PoolStats, len(e.pol.pools))
-		next := e.addUp(sh, 1, uint64(e.clock.Load()), sums)
+		next := e.addUp(sh, 1, uint64(e.kept.clock.Load()), sums)
 		if next != poolsAtOnce+1 {
 			t.Fatal("it has added up to ", next)
 		}
@@ -55,7 +55,7 @@ func TestPoolStatsMissesNothing(t *testing.T) {
 		w.Tick(at + 1) // those that were made first are the first records
 		w.Tick(at + 1)
 		for next != conntrack.None {
-			next = e.addUp(sh, next, e.clock.Load(), sums)
+			next = e.addUp(sh, next, e.kept.clock.Load(), sums)
 		}
 		if got := sums[1].Sent[Out].Packets; got != all {
 			t.Errorf("%v: %d packets of %d, while %d sessions ended", at, got, all, before-sh.t.Used())

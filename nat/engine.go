@@ -38,15 +38,14 @@ type Engine struct {
 	frags        fragments
 	held         heldSYNs
 	limit        limiter
-	clock        atomic.Uint64          // the latest time seen, in milliseconds
-	ids          [1 << 12]atomic.Uint32 // IP identifications, by a hash of addresses and protocol
+
+	// kept is the front of cfg.Records, where the clock, counters and IP identifications are.
+	kept       *kept
+	generation uint32 // how many engines had these records before
+	adopted    uint32 // the epoch of the last one
 
 	eventsMu sync.Mutex // held by the reader of events; taken with no other lock held
-
-	unburied, parityLost, quoteChecksums atomic.Uint64
-
-	workersMu sync.Mutex
-	workers   []*Worker
+	workers  atomic.Uint32
 }
 
 // shard is a part of the tables, and the lock that is taken once for its part of a batch.
@@ -84,65 +83,121 @@ const (
 
 // New makes an engine with a first policy. All faults of both are reported at once.
 func New(cfg Config, p *Policy) (*Engine, error) {
-	var f faults
-	if cfg.Sessions == 0 {
-		cfg.Sessions = defaultSessions
+	cfg, err := cfg.complete(p)
+	if err != nil {
+		return nil, err
 	}
-	if cfg.Shards == 0 {
-		cfg.Shards = 1
+	seed := seedOf(cfg.Seed)
+	k := cfg.format(cfg.Records, seed)
+	e, err := cfg.assemble(k, seed, 0)
+	if err != nil {
+		return nil, err
 	}
-	if cfg.FragmentBytes == 0 {
-		cfg.FragmentBytes = defaultFragmentBytes
+	for i := range e.shards {
+		e.shards[i].t.Rebuild(0, nil) // of nothing
 	}
-	if cfg.HeldSYNs == 0 {
-		cfg.HeldSYNs = defaultHeldSYNs
+	e.install(p)
+	k.publish(0, e.pol.epoch, e.numbers)
+	k.finish()
+	return e, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Sessions == 0 {
+		c.Sessions = defaultSessions
 	}
-	if cfg.Shards < 1 || cfg.Shards > maxShards || cfg.Shards&(cfg.Shards-1) != 0 {
-		f.add("nat: %d shards: want a power of two up to %d", cfg.Shards, maxShards)
-	} else if cfg.Sessions < cfg.Shards || cfg.Sessions/cfg.Shards > conntrack.MaxSessions {
-		f.add("nat: %d sessions in %d shards: want 1 to %d in each", cfg.Sessions, cfg.Shards, conntrack.MaxSessions)
+	if c.Shards == 0 {
+		c.Shards = 1
 	}
-	if cfg.FragmentTimeout == 0 {
-		cfg.FragmentTimeout = DefaultFragmentTimeout
+	if c.FragmentBytes == 0 {
+		c.FragmentBytes = defaultFragmentBytes
 	}
-	if cfg.FragmentTimeout < time.Millisecond || cfg.FragmentTimeout > time.Hour {
-		f.add("nat: fragments that wait for %v: want 1ms to 1h", cfg.FragmentTimeout)
+	if c.HeldSYNs == 0 {
+		c.HeldSYNs = defaultHeldSYNs
 	}
-	if cfg.Events < 0 || cfg.Events > maxEvents {
-		f.add("nat: %d events: want 0, for none, to %d", cfg.Events, maxEvents)
+	if c.FragmentTimeout == 0 {
+		c.FragmentTimeout = DefaultFragmentTimeout
 	}
-	if cfg.FragmentBytes < 0 || cfg.HeldSYNs < 0 || cfg.QuarantinedPorts < 0 {
+	return c
+}
+
+// sizeFaults is what is wrong with the numbers of sessions and shards.
+func (c *Config) sizeFaults() (f faults) {
+	if c.Shards < 1 || c.Shards > maxShards || c.Shards&(c.Shards-1) != 0 {
+		f.add("nat: %d shards: want a power of two up to %d", c.Shards, maxShards)
+	} else if c.Sessions < c.Shards || c.Sessions/c.Shards > conntrack.MaxSessions {
+		f.add("nat: %d sessions in %d shards: want 1 to %d in each", c.Sessions, c.Shards, conntrack.MaxSessions)
+	}
+	return f
+}
+
+// complete is c with defaults and memory, or what is wrong with it and p.
+func (c Config) complete(p *Policy) (Config, error) {
+	c = c.withDefaults()
+	f := c.sizeFaults()
+	if c.Records != nil && len(f) == 0 {
+		if n := c.RecordsSize(); len(c.Records) < n {
+			f.add("nat: %d bytes for records: want %d", len(c.Records), n)
+		} else if !aligned(c.Records) {
+			f.add("nat: the memory for records is not aligned to 8 bytes")
+		}
+	}
+	if c.FragmentTimeout < time.Millisecond || c.FragmentTimeout > time.Hour {
+		f.add("nat: fragments that wait for %v: want 1ms to 1h", c.FragmentTimeout)
+	}
+	if c.Events < 0 || c.Events > maxEvents {
+		f.add("nat: %d events: want 0, for none, to %d", c.Events, maxEvents)
+	}
+	if c.FragmentBytes < 0 || c.HeldSYNs < 0 || c.QuarantinedPorts < 0 {
 		f.add("nat: a negative bound")
 	}
-	if err := cfg.validate(p); err != nil {
+	if err := c.validate(p); err != nil {
 		f = append(f, err)
 	}
 	if len(f) > 0 {
-		return nil, errors.Join(f...)
+		return c, errors.Join(f...)
 	}
-	e := &Engine{cfg: cfg, numbers: map[string]int{}, shards: make([]shard, cfg.Shards)}
-	seed := seedOf(cfg.Seed)
+	if c.Records == nil {
+		c.Records = heapRecords(c.RecordsSize())
+	}
+	return c, nil
+}
+
+// assemble makes the engine of formatted records, but for its policy; the tables are opened. The random numbers of each
+// generation are others.
+func (c Config) assemble(k *kept, seed [32]byte, generation uint32) (*Engine, error) {
+	e := &Engine{cfg: c, kept: k, generation: generation, numbers: map[string]int{}, shards: make([]shard, c.Shards)}
 	root := rand.NewChaCha8(seed)
 	for i := range e.key {
 		e.key[i] = root.Uint64()
 	}
 	e.hosts.key = [2]uint64{root.Uint64(), root.Uint64()}
 	e.dests.key = [2]uint64{root.Uint64(), root.Uint64()}
-	e.frags.store = reasm.New(cfg.FragmentBytes, [2]uint64{root.Uint64(), root.Uint64()})
-	e.frags.store.Timeout = uint32(cfg.FragmentTimeout / time.Millisecond)
-	e.held.init(cfg.HeldSYNs)
-	for i := range e.ids {
-		e.ids[i].Store(uint32(root.Uint64()))
+	e.frags.store = reasm.New(c.FragmentBytes, [2]uint64{root.Uint64(), root.Uint64()})
+	e.frags.store.Timeout = uint32(c.FragmentTimeout / time.Millisecond)
+	e.held.init(c.HeldSYNs)
+	ids := [len(k.ids)]uint32{}
+	for i := range ids {
+		ids[i] = uint32(root.Uint64())
+	}
+	if generation == 0 {
+		for i := range ids {
+			k.ids[i].Store(ids[i])
+		}
+	} else {
+		binary.LittleEndian.PutUint32(seed[28:], binary.LittleEndian.Uint32(seed[28:])^generation)
+		root = rand.NewChaCha8(seed)
 	}
 	for i := range e.shards {
-		t, err := conntrack.New(conntrack.Config{
-			Sessions: (cfg.Sessions + cfg.Shards - 1) / cfg.Shards, Quarantined: (cfg.QuarantinedPorts + cfg.Shards - 1) / cfg.Shards, Counts: cfg.FlowCounters, Key: [2]uint64{root.Uint64(), root.Uint64()},
-		}, nil)
+		tc := c.table()
+		tc.Key = [2]uint64{root.Uint64(), root.Uint64()}
+		t, err := conntrack.Open(tc, c.shardRecords(c.Records, i))
 		if err != nil {
 			return nil, err
 		}
 		sh := &e.shards[i]
-		sh.t, sh.number, sh.crowds = t, i, newCrowds(cfg.Sessions/cfg.Shards)
+		sh.t, sh.number, sh.crowds = t, i, newCrowds(c.Sessions/c.Shards)
+		sh.events.lost = &k.odd.eventsLost
 		var s [32]byte
 		for j := range 4 {
 			binary.LittleEndian.PutUint64(s[8*j:], root.Uint64())
@@ -150,15 +205,14 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 		sh.rng = rand.NewChaCha8(s)
 		t.Agrees = func(r *conntrack.Record) bool { return e.pol.agrees(r) }
 		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
-		if cfg.Events > 0 {
-			sh.events.slots = make([]event, ringSize(cfg.Events, cfg.Shards))
+		if c.Events > 0 {
+			sh.events.slots = make([]event, ringSize(c.Events, c.Shards))
 		}
 		t.Ended = func(h conntrack.Handle, r *conntrack.Record, why conntrack.Reason, at uint32) {
 			e.bookEnd(sh, h, r, why)
 			sh.noteEnd(h, r, why, at)
 		}
 	}
-	e.install(p)
 	return e, nil
 }
 
@@ -183,6 +237,7 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 	defer e.applyMu.Unlock()
 	e.mu.Lock()
 	e.install(p)
+	e.kept.publish(e.generation, e.pol.epoch, e.numbers)
 	for i := range e.shards {
 		e.shards[i].crowds.forget()
 	}
@@ -219,7 +274,7 @@ const reconsiderAtOnce = 512
 
 // install compiles p and makes it the current policy.
 func (e *Engine) install(p *Policy) {
-	var epoch uint32 = 1
+	epoch := e.adopted + 1
 	if e.pol != nil {
 		epoch = e.pol.epoch + 1
 	}
@@ -351,7 +406,11 @@ func (e *Engine) Stats(now time.Duration) Stats {
 	e.mustBeMade()
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	s := Stats{QuoteChecksums: e.quoteChecksums.Load(), Unburied: e.unburied.Load(), ParityLost: e.parityLost.Load(), MemoryBytes: e.hosts.size() + e.dests.size()}
+	odd := &e.kept.odd
+	s := Stats{
+		QuoteChecksums: odd.quoteChecksums.Load(), Unburied: odd.unburied.Load(), ParityLost: odd.parityLost.Load(),
+		EventsLost: odd.eventsLost.Load(), MemoryBytes: keptBytes + e.hosts.size() + e.dests.size(),
+	}
 	ms := e.latest(now)
 	for i := range e.shards {
 		sh := &e.shards[i]
@@ -369,7 +428,6 @@ func (e *Engine) Stats(now time.Duration) Stats {
 		s.Quarantined += sh.t.Quarantined()
 		s.MemoryBytes += conntrack.Size(conntrack.Config{Sessions: sh.t.Cap(), Counts: e.cfg.FlowCounters})
 		sh.mu.Unlock()
-		s.EventsLost += sh.events.lost.Load()
 		s.MemoryBytes += eventBytes * len(sh.events.slots)
 	}
 	e.frags.mu.Lock()
@@ -378,14 +436,13 @@ func (e *Engine) Stats(now time.Duration) Stats {
 	e.frags.mu.Unlock()
 	s.MemoryBytes += e.cfg.FragmentBytes
 	s.HeldSYNs = e.held.len()
-	e.workersMu.Lock()
-	defer e.workersMu.Unlock()
-	for _, w := range e.workers {
-		for v := range w.verdicts {
-			s.Verdicts[v] += w.verdicts[v].Load()
+	for i := range e.kept.workers {
+		c := &e.kept.workers[i]
+		for v := range s.Verdicts {
+			s.Verdicts[v] += c.verdicts[v].Load()
 		}
-		s.Emitted += w.emittedCount.Load()
-		s.ICMPSuppressed += w.suppressed.Load()
+		s.Emitted += c.emitted.Load()
+		s.ICMPSuppressed += c.suppressed.Load()
 	}
 	return s
 }
@@ -412,11 +469,11 @@ func (sh *shard) latest(ms uint64) uint32 {
 func (e *Engine) latest(now time.Duration) uint64 {
 	ms := uint64(max(now, 0) / time.Millisecond)
 	for {
-		old := e.clock.Load()
+		old := e.kept.clock.Load()
 		if ms <= old {
 			return old
 		}
-		if e.clock.CompareAndSwap(old, ms) {
+		if e.kept.clock.CompareAndSwap(old, ms) {
 			if ms-old >= leap {
 				e.frags.mu.Lock()
 				for ; old < ms; old += min(ms-old, leap) {

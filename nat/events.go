@@ -102,7 +102,7 @@ type event struct {
 type ring struct {
 	slots         []event // a power of two, or none
 	written, read atomic.Uint64
-	lost          atomic.Uint64
+	lost          *atomic.Uint64
 }
 
 // maxEvents is the largest Config.Events.

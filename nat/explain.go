@@ -110,7 +110,7 @@ func (e *Engine) Explain(p *packet.Packet, from AttachmentID, now time.Duration)
 		Attachment: from, Packet: ReadHeader(p.Bytes()),
 		Policy: []PolicyLine{}, Sessions: []SessionUse{}, Changes: []Change{}, Emits: []Emits{},
 	}
-	w := &Worker{e: e, why: &rehearsal{x: &x, crowds: crowds{max: maxCrowds}}}
+	w := &Worker{e: e, counters: new(workerCounters), why: &rehearsal{x: &x, crowds: crowds{max: maxCrowds}}}
 	q := p.Clone()
 	w.begin(now)
 	x.Verdict = w.decide(&flow{p: &q, from: from})
@@ -121,7 +121,7 @@ func (e *Engine) Explain(p *packet.Packet, from AttachmentID, now time.Duration)
 	for _, m := range w.emitted {
 		x.Emits = append(x.Emits, Emits{To: m.Side.String(), Packet: ReadHeader(m.Packet.Bytes())})
 	}
-	x.Suppressed = w.suppressed.Load() > 0
+	x.Suppressed = w.counters.suppressed.Load() > 0
 	w.end()
 	x.Reason = x.Verdict.Text()
 	if x.Verdict.Forward() {

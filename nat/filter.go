@@ -257,6 +257,7 @@ func (p *party) record(f *flow, pol *policy) conntrack.Record {
 	if r.Proto == packet.TCP && startFlags(f.v.Flags) != Unset {
 		r.Bits |= conntrack.Unknown
 	}
+	r.SetOwner(p.id)
 	return r
 }
 
@@ -280,7 +281,7 @@ func (w *Worker) start(f *flow, r *conntrack.Record, d conntrack.Dir) {
 func (p *policy) keeps(r *conntrack.Record) bool {
 	b := p.boundOf(r.In)
 	rem := p.owners.of(r.Rem)
-	if b == nil || int32(r.Epoch-b.since) < 0 || rem.private {
+	if b == nil || r.Owner() != b.id || int32(r.Epoch-b.since) < 0 || rem.private {
 		return false
 	}
 	if rem.kind != inside {

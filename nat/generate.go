@@ -112,7 +112,7 @@ func (w *Worker) icmpError(f *flow, to Side, typ, code uint8, rest uint32) {
 // icmpMessage emits an ICMP error that quotes b.
 func (w *Worker) icmpMessage(b []byte, src, dst uint32, tos uint8, to Side, typ, code uint8, rest uint32) {
 	if !w.mayEmit() {
-		w.suppressed.Add(1)
+		w.counters.suppressed.Add(1)
 		return
 	}
 	quote := b[:min(len(b), errorQuote)]

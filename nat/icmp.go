@@ -39,7 +39,7 @@ func (w *Worker) readError(f *flow, q *quoted) Verdict {
 			return DropICMPQuoteChecksum
 		}
 		if w.why == nil {
-			w.e.quoteChecksums.Add(1) // B-9
+			w.e.kept.odd.quoteChecksums.Add(1) // B-9
 		}
 	}
 	return Unset

@@ -258,7 +258,7 @@ func (w *Worker) add(f *flow, sh *shard, r *conntrack.Record, d conntrack.Dir) *
 	}
 	if sh.t.Used() == sh.t.Cap() {
 		if sh.t.Disinter() {
-			w.e.unburied.Add(1)
+			w.e.kept.odd.unburied.Add(1)
 		} else {
 			sh.t.Recycle(w.tick)
 			sh.crowds.kept(r)

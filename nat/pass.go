@@ -374,7 +374,7 @@ func (w *Worker) staticIn(f *flow, in uint32) Verdict {
 func (e *Engine) nextID(ext, dst uint32, proto uint8, n int) uint16 {
 	x := (uint64(ext)<<32 | uint64(dst)) ^ uint64(proto)<<24 ^ e.key[1]
 	x *= 0x9e3779b97f4a7c15
-	return uint16(e.ids[x>>52].Add(uint32(n)) - uint32(n))
+	return uint16(e.kept.ids[x>>52].Add(uint32(n)) - uint32(n))
 }
 
 // outwardOf is the change of a session for this flow, on the way out.

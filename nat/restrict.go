@@ -14,6 +14,7 @@ import (
 // restriction is a compiled Restriction.
 type restriction struct {
 	name  string
+	id    uint64     // nameID
 	line  int        // in Policy.Restrictions
 	allow [2][]allow // by Direction
 }
@@ -64,7 +65,7 @@ func (c *policy) compileRestrictions(p *Policy, key uint64) {
 	c.restricted = newAddrMap(n, key)
 	c.bounds = make([]bound, 0, n)
 	for i, r := range p.Restrictions {
-		d := &restriction{name: r.Name, line: i, allow: [2][]allow{Out: compileAllows(r.Out), In: compileAllows(r.In)}}
+		d := &restriction{name: r.Name, id: nameID(r.Name), line: i, allow: [2][]allow{Out: compileAllows(r.Out), In: compileAllows(r.In)}}
 		for _, h := range r.Hosts {
 			c.bounds = append(c.bounds, bound{restriction: d, host: to4(h)})
 			c.restricted.insert(to4(h), uint32(len(c.bounds)))

@@ -4,7 +4,6 @@ package nat
 
 import (
 	"math/bits"
-	"sync/atomic"
 	"time"
 
 	"github.com/tidegate/tidegate/conntrack"
@@ -33,12 +32,10 @@ type Worker struct {
 	touched uint64
 	pieces  []packet.Packet
 
-	// Counters, written by this worker alone. Those of a batch are collected first.
-	verdicts     [NumVerdicts]atomic.Uint64
-	batch        [NumVerdicts]uint32
-	seen         uint64 // which of batch are not zero
-	emittedCount atomic.Uint64
-	suppressed   atomic.Uint64
+	// counters are in the records. Those of a batch are collected first.
+	counters *workerCounters
+	batch    [NumVerdicts]uint32
+	seen     uint64 // which of batch are not zero
 }
 
 // maxBatch is how many packets go through the stages of a batch together.
@@ -50,11 +47,8 @@ const _ = uint(64 - NumVerdicts)
 // Worker makes one more worker.
 func (e *Engine) Worker() *Worker {
 	e.mustBeMade()
-	w := &Worker{e: e}
-	e.workersMu.Lock()
-	e.workers = append(e.workers, w)
-	e.workersMu.Unlock()
-	return w
+	n := e.workers.Add(1) - 1
+	return &Worker{e: e, counters: &e.kept.workers[n%keptWorkers]}
 }
 
 // Emitted is what the last call to Translate, Batch or Tick made beside its input. It is valid until the next call.
@@ -103,12 +97,12 @@ func (w *Worker) end() {
 	w.e.mu.RUnlock()
 	for s := w.seen; s != 0; s &= s - 1 {
 		v := bits.TrailingZeros64(s)
-		w.verdicts[v].Add(uint64(w.batch[v]))
+		w.counters.verdicts[v].Add(uint64(w.batch[v]))
 		w.batch[v] = 0
 	}
 	w.seen = 0
 	if n := len(w.emitted); n > 0 {
-		w.emittedCount.Add(uint64(n))
+		w.counters.emitted.Add(uint64(n))
 	}
 }
 
