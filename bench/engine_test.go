@@ -47,8 +47,13 @@ type engineLoad struct {
 
 // newEngineLoad fills an engine with n established flows: TCP by handshakes, UDP by a packet each way.
 func newEngineLoad(tb testing.TB, n int, proto uint8, profile nat.Profile) *engineLoad {
+	return newEngineLoadIn(tb, nat.Config{Sessions: n}, proto, profile)
+}
+
+func newEngineLoadIn(tb testing.TB, cfg nat.Config, proto uint8, profile nat.Profile) *engineLoad {
 	tb.Helper()
-	e, err := nat.New(nat.Config{Sessions: n}, policy(n, profile))
+	n := cfg.Sessions
+	e, err := nat.New(cfg, policy(n, profile))
 	if err != nil {
 		tb.Fatal(err)
 	}

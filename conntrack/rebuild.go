@@ -63,7 +63,10 @@ func (t *Table) Rebuild(now uint32, vet func(r *Record) bool) (dropped int) {
 	if b.lastFree != None && t.recs[b.lastFree].Next != 0 {
 		t.recs[b.lastFree].Next = 0
 	}
-	for _, h := range b.independent {
+	for i, h := range b.independent {
+		if i%rebuiltAtOnce == 0 {
+			b.touch(b.independent[i:min(i+rebuiltAtOnce, len(b.independent))])
+		}
 		b.attach(h)
 	}
 	// Oldest first; those of the same tick in the order of their records.
@@ -193,6 +196,16 @@ func (b *rebuild) drop(h Handle) {
 	b.gone = append(b.gone, h)
 	b.t.used--
 	b.dropped++
+}
+
+// touch loads what attach looks at for each of hs.
+func (b *rebuild) touch(hs []Handle) {
+	t := b.t
+	for _, h := range hs {
+		r := &t.recs[h]
+		b.touched += t.in[t.in.home(t.inTag(r))] + t.exts[t.exts.home(t.extTag(r.Ext, r.ExtPort, r.Proto))] +
+			t.ends[t.ends.home(t.endTag(r.In, r.InPort, r.Pool, r.Proto))]
+	}
 }
 
 // attach puts a session into its endpoint-independent mapping, unless its external endpoint is of another inside endpoint, or
