@@ -95,6 +95,9 @@ func (l *Laws) Policy(p *nat.Policy) {
 	clear(l.suspects)
 }
 
+// Forget is for an engine that goes on without the fragments of the one before.
+func (l *Laws) Forget() { clear(l.held) }
+
 // Packet judges what became of a packet: in is what arrived, and out what it is now, which counts if v is to forward it.
 func (l *Laws) Packet(from nat.AttachmentID, in, out packet.Packet, v nat.Verdict, emitted []nat.Emission) error {
 	if v == nat.Unset || v == nat.DropLeak {

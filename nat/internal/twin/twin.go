@@ -201,6 +201,13 @@ func (t *Twin) Tick(now time.Duration, got []nat.Emission) error {
 
 // Apply judges the effect of another policy: sessions that it would not have made end at once, all others go on.
 func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
+	if want := t.change(now, p); got != want {
+		return fmt.Errorf("impact %+v, want %+v", got, want)
+	}
+	return nil
+}
+
+func (t *Twin) change(now time.Duration, p *nat.Policy) nat.Impact {
 	t.advance(now)
 	rate := t.rate()
 	t.policy = newPolicy(p)
@@ -228,8 +235,34 @@ func (t *Twin) Apply(now time.Duration, p *nat.Policy, got nat.Impact) error {
 			want.Draining++
 		}
 	}
-	if got != want {
-		return fmt.Errorf("impact %+v, want %+v", got, want)
+	return want
+}
+
+// Adoptable reports whether the twin would know which session gives way first after an Adopt: not if two that nobody
+// answered were last seen at the same time.
+func (t *Twin) Adoptable(now time.Duration) bool {
+	t.advance(now)
+	seen := map[int64]bool{}
+	for _, s := range t.sessions {
+		if !s.replied && seen[s.lastSeen] {
+			return false
+		}
+		seen[s.lastSeen] = seen[s.lastSeen] || !s.replied
+	}
+	return true
+}
+
+// Adopt judges an engine that went on, under a policy, with what another left: as after Apply, without what is not kept.
+func (t *Twin) Adopt(now time.Duration, p *nat.Policy, got nat.Adoption) error {
+	t.held, t.sets, t.told = nil, nil, 0
+	clear(t.made)
+	slices.SortStableFunc(t.sessions, func(a, b *session) int { return int(a.lastSeen - b.lastSeen) })
+	want := t.change(now, p)
+	if got.Sessions != want.Kept || got.Cut != want.Cut {
+		return fmt.Errorf("adopted %+v, want %+v", got, want)
+	}
+	if got.Torn != 0 || got.NoRoom != 0 {
+		return fmt.Errorf("adopted with losses: %+v", got)
 	}
 	return nil
 }

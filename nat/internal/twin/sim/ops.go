@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -67,6 +68,9 @@ func (s *sim) apply(d *dice) error {
 		v = d
 	}
 	p := s.world.policy(v)
+	if d.one(3) {
+		return s.adopt(d, p)
+	}
 	impact, err := s.engine.Apply(p, s.now)
 	if err != nil {
 		return fmt.Errorf("the script's policy is refused: %w", err)
@@ -77,6 +81,42 @@ func (s *sim) apply(d *dice) error {
 		return nil
 	}
 	return s.twin.Apply(s.now, p, impact)
+}
+
+// adopt has another engine go on where this one is, under the policy p: in its memory or with a copy of it.
+func (s *sim) adopt(d *dice, p *nat.Policy) error {
+	s.listen()
+	if s.twin != nil && !s.twin.Adoptable(s.now) {
+		return nil
+	}
+	cfg, old := s.cfg, s.cfg.Records
+	if d.one(2) {
+		if s.twin == nil {
+			cfg.Shards = pick(d, 1, 2, 4)
+			for _, q := range p.Pools {
+				if q.Profile.PortBlock > 0 { // which is made for the world's shards
+					cfg.Shards = s.world.cfg.Shards
+				}
+			}
+		}
+		cfg.Records = make([]byte, cfg.RecordsSize())
+	}
+	was := slices.Clone(old)
+	e, got, err := nat.Adopt(cfg, old, p, s.now)
+	if err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
+	s.note("adopted %+v: %+v", *p, got)
+	if &cfg.Records[0] != &old[0] && !bytes.Equal(was, old) {
+		return fmt.Errorf("what was to be read only was written to")
+	}
+	s.cfg, s.engine, s.worker = cfg, e, e.Worker()
+	s.laws.Policy(p)
+	s.laws.Forget()
+	if s.twin == nil {
+		return nil
+	}
+	return s.twin.Adopt(s.now, p, got)
 }
 
 // batch sends several packets of one attachment at once.

@@ -31,6 +31,7 @@ const (
 // sim is an engine and its twin, and what both have seen.
 type sim struct {
 	world   world
+	cfg     nat.Config // the engine's, with its records
 	engine  *nat.Engine
 	worker  *nat.Worker
 	twin    *twin.Twin // nil: the engine does what the twin cannot tell, and only the laws hold it
@@ -90,11 +91,13 @@ func runExplained(script []byte, verbose bool, fault tamper, explain bool) (coun
 // newSim is the beginning of a world.
 func newSim(w world) (*sim, error) {
 	p := w.policy(nil)
-	e, err := nat.New(w.cfg, p)
+	cfg := w.cfg
+	cfg.Records = make([]byte, cfg.RecordsSize())
+	e, err := nat.New(cfg, p)
 	if err != nil {
 		return nil, fmt.Errorf("the policy of this world is refused: %w", err)
 	}
-	return &sim{world: w, engine: e, worker: e.Worker(), twin: twin.New(w.cfg, p), laws: invariants.New(p), now: w.start}, nil
+	return &sim{world: w, cfg: cfg, engine: e, worker: e.Worker(), twin: twin.New(w.cfg, p), laws: invariants.New(p), now: w.start}, nil
 }
 
 func (s *sim) note(format string, args ...any) {
