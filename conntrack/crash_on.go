@@ -25,6 +25,6 @@ func (r *Record) fill(c *Record) {
 		func() { r.scale, r.flags = c.scale, c.flags }, func() { r.Attachment = c.Attachment }, func() { r.Bits = c.Bits },
 	} {
 		f()
-		crashPoint("a field of a record that is free")
+		crashPoint("field")
 	}
 }

@@ -76,6 +76,7 @@ func (s *sim) apply(d *dice) error {
 		return fmt.Errorf("the script's policy is refused: %w", err)
 	}
 	s.note("policy %+v: %+v", *p, impact)
+	s.policy = p
 	s.laws.Policy(p)
 	if s.twin == nil {
 		return nil
@@ -110,7 +111,7 @@ func (s *sim) adopt(d *dice, p *nat.Policy) error {
 	if &cfg.Records[0] != &old[0] && !bytes.Equal(was, old) {
 		return fmt.Errorf("what was to be read only was written to")
 	}
-	s.cfg, s.engine, s.worker = cfg, e, e.Worker()
+	s.cfg, s.engine, s.worker, s.policy = cfg, e, e.Worker(), p
 	s.laws.Policy(p)
 	s.laws.Forget()
 	if s.twin == nil {

@@ -31,7 +31,8 @@ const (
 // sim is an engine and its twin, and what both have seen.
 type sim struct {
 	world   world
-	cfg     nat.Config // the engine's, with its records
+	cfg     nat.Config  // the engine's, with its records
+	policy  *nat.Policy // that holds
 	engine  *nat.Engine
 	worker  *nat.Worker
 	twin    *twin.Twin // nil: the engine does what the twin cannot tell, and only the laws hold it
@@ -46,6 +47,7 @@ type sim struct {
 	batches bool        // single packets take the way of batches, too
 	explain bool        // ask the engine to explain each packet first
 	trace   func(string)
+	each    func() // called before each packet that is not in a batch
 	tamper  tamper
 }
 
@@ -97,7 +99,7 @@ func newSim(w world) (*sim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the policy of this world is refused: %w", err)
 	}
-	return &sim{world: w, cfg: cfg, engine: e, worker: e.Worker(), twin: twin.New(w.cfg, p), laws: invariants.New(p), now: w.start}, nil
+	return &sim{world: w, cfg: cfg, policy: p, engine: e, worker: e.Worker(), twin: twin.New(w.cfg, p), laws: invariants.New(p), now: w.start}, nil
 }
 
 func (s *sim) note(format string, args ...any) {
@@ -152,6 +154,9 @@ func (s *sim) packets(all []arrival, batch bool) error {
 		return s.compare()
 	}
 	for i, a := range all {
+		if s.each != nil {
+			s.each()
+		}
 		x, err := s.explained(a)
 		if err != nil {
 			return err
