@@ -19,7 +19,7 @@ func (r *Record) fill(c *Record) {
 	for _, f := range []func(){
 		func() { r.In = c.In }, func() { r.Rem = c.Rem }, func() { r.Ext = c.Ext },
 		func() { r.InPort = c.InPort }, func() { r.RemPort = c.RemPort }, func() { r.ExtPort = c.ExtPort },
-		func() { r.Proto = c.Proto }, func() { r.LastSeen = c.LastSeen }, func() { r.Epoch = c.Epoch },
+		func() { r.Proto = c.Proto }, func() { r.State = c.State }, func() { r.LastSeen = c.LastSeen }, func() { r.Epoch = c.Epoch },
 		func() { r.Delta = c.Delta }, func() { r.Pool = c.Pool }, func() { r.Next = c.Next }, func() { r.Prev = c.Prev },
 		func() { r.End = c.End }, func() { r.Ack = c.Ack }, func() { r.Win = c.Win },
 		func() { r.scale, r.flags = c.scale, c.flags }, func() { r.Attachment = c.Attachment }, func() { r.Bits = c.Bits },
