@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate/conntrack"
+	"github.com/tidegate/tidegate/packet"
 )
 
 // Adoption is what became of the sessions that an engine left behind.
@@ -221,7 +222,7 @@ func (e *Engine) sensible(i int, r *conntrack.Record) bool {
 	case r.State == conntrack.Quarantined:
 		return e.shardOfPort(r.ExtPort) == i
 	}
-	return e.shardOf(r.In, r.InPort, r.Proto) == i && (r.Bits&(conntrack.Forwarded|conntrack.Filter) != 0 || e.shardOfPort(r.ExtPort) == i)
+	return r.Delta == uint16(packet.Delta32(r.In, r.Ext)) && e.shardOf(r.In, r.InPort, r.Proto) == i && (r.Bits&(conntrack.Forwarded|conntrack.Filter) != 0 || e.shardOfPort(r.ExtPort) == i)
 }
 
 // vet is what Rebuild asks about each record of shard i.
