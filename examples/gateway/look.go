@@ -208,6 +208,36 @@ func (c *statsCmd) Run(out io.Writer) error {
 	})
 }
 
+type statusCmd struct {
+	remote
+	format
+}
+
+// Help is what --help adds.
+func (*statusCmd) Help() string {
+	return `What keeps packets from passing at this moment, with when that was noticed and why the gateway cannot put it right. /healthz says the same.
+
+Examples:
+  gateway status || systemctl status tidegate
+  gateway status -o json | jq -r '.faults[].text'`
+}
+
+func (c *statusCmd) Run(out io.Writer) error {
+	return c.with(func(ctx context.Context, client *control.Client) error {
+		s, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.write(out, &s); err != nil {
+			return err
+		}
+		if !s.Healthy {
+			return errFindings
+		}
+		return nil
+	})
+}
+
 type portsCmd struct {
 	remote
 	format

@@ -33,11 +33,11 @@ Examples:
       --forward tcp:203.0.113.1:8080=10.0.1.20:80
   gateway check --config gateway.yaml
   gateway doctor --config gateway.yaml
-  gateway stats; gateway flows -p tcp --dport 443; gateway ports
+  gateway status; gateway stats; gateway flows -p tcp --dport 443; gateway ports
   gateway explain -p tcp -s 10.0.1.10 --sport 40000 -d 203.0.113.9 --dport 443
   gateway reload --dry-run
 
-Exit codes: 0 as asked, 1 failed while running (doctor: found something), 2 bad usage, configuration or input,
+Exit codes: 0 as asked, 1 failed while running (doctor, status: found something), 2 bad usage, configuration or input,
 3 missing privilege or device.`
 
 // source is where the configuration comes from.
@@ -85,6 +85,7 @@ type cli struct {
 	Check       checkCmd         `cmd:"" help:"Check a configuration."`
 	PrintConfig printCmd         `cmd:"" help:"Print the configuration with all its defaults."`
 	Flows       flowsCmd         `cmd:"" help:"Show the sessions of the gateway that runs, as conntrack -L does."`
+	Status      statusCmd        `cmd:"" help:"Show whether packets can pass, and if not, why; then the exit code is 1."`
 	Stats       statsCmd         `cmd:"" help:"Show its counters, and why packets were dropped."`
 	Ports       portsCmd         `cmd:"" help:"Show how full its public addresses are."`
 	Explain     explainCmd       `cmd:"" help:"Say what would become of a packet, and why; nothing changes."`
@@ -96,7 +97,7 @@ type cli struct {
 
 type runCmd struct {
 	source
-	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464. /healthz covers the interfaces, rules, routes, sysctls and ARP entries of the gateway; not whether its uplink works."`
+	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464. /healthz covers the interfaces, rules, routes, sysctls and ARP entries of the gateway, and whether the interfaces and networks that it had are there; not whether the internet can be reached."`
 	Socket  string `placeholder:"PATH" help:"Control socket, or none, instead of that of the configuration."`
 	Debug   bool   `help:"Log more."`
 }
@@ -178,9 +179,12 @@ type teardownCmd struct{}
 
 func (*teardownCmd) Run(out io.Writer) error { return gateway.Teardown(out) }
 
-type doctorCmd struct{ source }
+type doctorCmd struct {
+	source
+	remote
+}
 
-// errFindings makes doctor exit with 1; the findings have been printed.
+// errFindings makes doctor and status exit with 1; the findings have been printed.
 var errFindings = errors.New("something is in the way")
 
 func (r *doctorCmd) Run(out io.Writer) error {
@@ -188,7 +192,7 @@ func (r *doctorCmd) Run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	found, err := gateway.Doctor(c)
+	found, err := gateway.Doctor(c, r.Socket)
 	if err != nil {
 		return err
 	}

@@ -159,6 +159,11 @@ func (c *Client) Stats(ctx context.Context) (Stats, error) {
 	return one[Stats](ctx, c, http.MethodGet, "/v1/stats", nil)
 }
 
+// Status asks whether packets can pass.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return one[Status](ctx, c, http.MethodGet, "/v1/status", nil)
+}
+
 // Ports asks how full the external addresses are, and for the top fullest destinations.
 func (c *Client) Ports(ctx context.Context, top int) (Ports, error) {
 	return one[Ports](ctx, c, http.MethodGet, "/v1/ports", url.Values{"top": {strconv.Itoa(top)}})

@@ -10,6 +10,7 @@
 //	GET  /v1/flows     the sessions, a Flow a line; the parameters of Filter choose among them
 //	GET  /v1/events    what becomes of them from now on, an Event a line, with the same parameters
 //	GET  /v1/stats     Stats
+//	GET  /v1/status    Status: whether packets can pass, and if not, why
 //	GET  /v1/ports     Ports; top=N is how many destinations
 //	GET  /v1/explain   Explanation of a packet that would come now, which changes nothing; its parameters are those of
 //	                   ParseQuestion

@@ -13,6 +13,8 @@ import (
 type Status struct {
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
+	// Network is the network namespace that it runs in, such as net:[4026531840]; "" where there are none.
+	Network string `json:"network"`
 	// Healthy: there are no Faults.
 	Healthy bool    `json:"healthy"`
 	Faults  []Fault `json:"faults"`

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -14,9 +15,15 @@ import (
 
 // checkAddresses refuses external addresses that the kernel would take for its own, or for a broadcast.
 func (s *system) checkAddresses(external []netip.Addr) error {
+	clash, err := s.clash(external)
+	return cmp.Or(clash, err)
+}
+
+// clash is what checkAddresses refuses, an ErrRefused or nil, and that it could not look.
+func (s *system) clash(external []netip.Addr) (clash, err error) {
 	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
 		own := prefixOf(a.IPNet)
@@ -30,18 +37,18 @@ func (s *system) checkAddresses(external []netip.Addr) error {
 			}
 			link, err := s.nl.LinkByIndex(a.LinkIndex)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			dev := link.Attrs().Name
 			if e != own.Addr() {
 				return refuse("%s is the first or last address of the network %s of %s, where no machine may have it: use another",
-					e, own.Masked(), dev)
+					e, own.Masked(), dev), nil
 			}
 			return refuse("%s is an address of %s: take it off there (ip addr del %s dev %s), since the gateway answers for "+
-				"it, or use another", e, dev, a.IPNet, dev)
+				"it, or use another", e, dev, a.IPNet, dev), nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // last is the last address of an IPv4 prefix.
@@ -73,62 +80,61 @@ func (s *system) isInside(p netip.Prefix) bool {
 	return slices.ContainsFunc(s.plan.inside, func(in netip.Prefix) bool { return in.Bits() <= p.Bits() && in.Contains(p.Addr()) })
 }
 
-// findUplinks are the interfaces that a default route leads to, without those that inside hosts are behind: the inside
-// may be on the same cable.
-func (s *system) findUplinks() ([]string, error) {
+// outlook is what the machine's own addresses and routes mean for the gateway.
+type outlook struct {
+	// defaults are the interfaces that a default route leads to, by their numbers, uplinks those of them that inside hosts
+	// are not behind, by their names: the inside may be on the same cable.
+	defaults []int
+	uplinks  []string
+	// self is the machine's address outside: of the interface of its default route, or else any that is not inside.
+	self netip.Addr
+}
+
+func (s *system) outlook() (o outlook, err error) {
 	up, inside := map[int]bool{}, map[int]bool{}
-	err := s.mainRoutes(func(dst netip.Prefix, link int) {
+	err = s.mainRoutes(func(dst netip.Prefix, link int) {
 		up[link] = up[link] || dst == everything
 		inside[link] = inside[link] || s.isInside(dst)
 	})
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return o, fmt.Errorf("list addresses: %w", err)
 	}
+	best := false
 	for _, a := range addrs {
-		if s.isInside(netip.PrefixFrom(prefixOf(a.IPNet).Addr(), 32)) {
+		ip := prefixOf(a.IPNet).Addr()
+		switch {
+		case s.isInside(netip.PrefixFrom(ip, 32)):
 			inside[a.LinkIndex] = true
+		case best || !s.isOutside(&a):
+		case up[a.LinkIndex]:
+			o.self, best = ip, true
+		case !o.self.IsValid():
+			o.self = ip
 		}
 	}
-	var names []string
 	for index := range up {
-		if !up[index] || inside[index] {
+		if !up[index] {
+			continue
+		}
+		o.defaults = append(o.defaults, index)
+		if inside[index] {
 			continue
 		}
 		if l, err := s.nl.LinkByIndex(index); err == nil { // it may have gone meanwhile
-			names = append(names, l.Attrs().Name)
+			o.uplinks = append(o.uplinks, l.Attrs().Name)
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	slices.Sort(o.defaults)
+	slices.Sort(o.uplinks)
+	return o, nil
 }
 
-// ownAddress is the machine's address outside: of the interface of its default route, or else any that is not inside.
-func (s *system) ownAddress() (netip.Addr, error) {
-	up := map[int]bool{}
-	err := s.mainRoutes(func(dst netip.Prefix, link int) { up[link] = up[link] || dst == everything })
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	addrs, err := s.nl.AddrList(nil, unix.AF_INET)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
-	}
-	var best netip.Addr
-	for _, a := range addrs {
-		ip := prefixOf(a.IPNet).Addr()
-		if s.isInside(netip.PrefixFrom(ip, 32)) || a.Scope != unix.RT_SCOPE_UNIVERSE || ip.IsLinkLocalUnicast() {
-			continue
-		}
-		if up[a.LinkIndex] {
-			return ip, nil
-		}
-		if !best.IsValid() {
-			best = ip
-		}
-	}
-	return best, nil
+// isOutside reports whether an address is one that the world knows the machine by.
+func (s *system) isOutside(a *netlink.Addr) bool {
+	ip := prefixOf(a.IPNet).Addr()
+	return !s.isInside(netip.PrefixFrom(ip, 32)) && a.Scope == unix.RT_SCOPE_UNIVERSE && !ip.IsLinkLocalUnicast()
 }

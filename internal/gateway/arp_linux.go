@@ -29,7 +29,7 @@ func onLink(nl *netlink.Handle, external []netip.Addr) ([]answered, error) {
 	var found []answered
 	for _, l := range links {
 		a := l.Attrs()
-		if a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) != 0 || len(a.HardwareAddr) != 6 {
+		if trouble(l) != "" || a.RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) != 0 || len(a.HardwareAddr) != 6 {
 			continue
 		}
 		addrs, err := nl.AddrList(l, unix.AF_INET)
@@ -38,7 +38,7 @@ func onLink(nl *netlink.Handle, external []netip.Addr) ([]answered, error) {
 		}
 		for _, e := range external {
 			for _, own := range addrs {
-				if prefixOf(own.IPNet).Masked().Contains(e) {
+				if p := prefixOf(own.IPNet); p.Masked().Contains(e) && p.Addr() != e {
 					found = append(found, answered{e, l})
 					break
 				}

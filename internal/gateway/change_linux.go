@@ -45,6 +45,7 @@ func (s *system) changeOrNot(c *config.Config, swap func() error) error {
 	was, external := s.plan, s.external
 	err := s.change(c, swap)
 	if err == nil {
+		s.forget()
 		return nil
 	}
 	s.set(was, external)

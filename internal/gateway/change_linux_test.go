@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/internal/lab"
 )
 
@@ -55,7 +57,7 @@ func TestChangeOrNot(t *testing.T) {
 			return err
 		}
 		defer nl.Close()
-		s, err := setUp(from, nl)
+		s, err := setUp(from, nl, newBook(slog.New(slog.DiscardHandler), uptime))
 		if err != nil {
 			return err
 		}
@@ -76,8 +78,8 @@ func TestChangeOrNot(t *testing.T) {
 		if after := machineText(t, s); after != before {
 			t.Errorf("after a change that was refused:\n%s\nbefore:\n%s", after, before)
 		}
-		if err := s.health(); err != nil {
-			t.Errorf("health: %v", err)
+		if got := control.Lines(s.faults()); got != "ok" {
+			t.Errorf("health: %s", got)
 		}
 		err = s.changeOrNot(to, func() error { return nil })
 		if got := machineText(t, s, "answers"); err != nil || got != "answers 198.51.100.61\nanswers 198.51.100.62" {
@@ -86,7 +88,10 @@ func TestChangeOrNot(t *testing.T) {
 		if all := machineText(t, s); strings.Contains(all, "198.51.100.60") || strings.Contains(all, "10.0.0.0/16") || strings.Contains(all, "203.0.113.1") {
 			t.Errorf("left behind:\n%s", all)
 		}
-		return errors.Join(s.health(), s.undo())
+		if got := control.Lines(s.faults()); got != "ok" {
+			t.Errorf("health: %s", got)
+		}
+		return s.undo()
 	})
 	if err != nil {
 		t.Error(err)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,11 +48,12 @@ func (c *controller) handler() http.Handler {
 	mux.HandleFunc("GET /v1/flows", c.flows)
 	mux.HandleFunc("GET /v1/events", c.events)
 	mux.HandleFunc("GET /v1/stats", c.stats)
+	mux.HandleFunc("GET /v1/status", c.status)
 	mux.HandleFunc("GET /v1/ports", c.ports)
 	mux.HandleFunc("GET /v1/explain", c.explain)
 	mux.HandleFunc("POST /v1/reload", c.reload)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats, /v1/ports and /v1/explain, and POST /v1/reload", r.Method, r.URL.Path))
+		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats, /v1/status, /v1/ports and /v1/explain, and POST /v1/reload", r.Method, r.URL.Path))
 	})
 	return mux
 }
@@ -200,15 +202,13 @@ func (c *controller) stats(w http.ResponseWriter, _ *http.Request) {
 	st := c.l.engine.Stats(c.l.now())
 	source, loaded := c.r.source()
 	s := control.Stats{
-		Version: c.version, Started: c.started.UTC(), Source: source, Loaded: loaded.UTC(), Health: "ok",
+		Version: c.version, Started: c.started.UTC(), Source: source, Loaded: loaded.UTC(),
+		Health: strings.ReplaceAll(control.Lines(c.m.faults()), "\n", "; "),
 		Sessions: control.Sessions{Now: st.Sessions, Limit: st.SessionsMax, Created: st.Created, Expired: st.Expired,
 			Recycled: st.Recycled, Cut: st.Cut},
 		Mappings: st.Mappings, Quarantined: st.Quarantined,
 		FragmentSets: int(st.FragmentSets), FragmentBytes: int(st.FragmentBytes), HeldSYNs: int(st.HeldSYNs),
 		TableBytes: st.MemoryBytes, Emitted: st.Emitted, ICMPSuppressed: st.ICMPSuppressed,
-	}
-	if err := c.m.health(); err != nil {
-		s.Health = err.Error()
 	}
 	for i, n := range st.Verdicts {
 		if v := nat.Verdict(i); v != nat.Unset {
@@ -224,6 +224,24 @@ func (c *controller) stats(w http.ResponseWriter, _ *http.Request) {
 		})
 	}
 	answer(w, &s)
+}
+
+func (c *controller) status(w http.ResponseWriter, _ *http.Request) {
+	s := statusOf(c.version, c.started, c.m.faults())
+	answer(w, &s)
+}
+
+// network is which network namespace the process is in, where there are any.
+func network() string {
+	name, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func statusOf(version string, started time.Time, faults []control.Fault) control.Status {
+	return control.Status{Version: version, Started: started.UTC(), Network: network(), Healthy: len(faults) == 0, Faults: append([]control.Fault{}, faults...)}
 }
 
 // maxTop bounds the destinations of one answer.

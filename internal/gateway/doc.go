@@ -53,6 +53,8 @@
 //
 // # While it runs
 //
+// What is described above is kept up: see monitor_linux.go. While a hole in the guard cannot be closed nothing is forwarded.
+//
 // The control socket (package control) shows sessions, counters and ports, and takes reloads. It is opened before the
 // capabilities are dropped, and belongs to the user of the process alone. CAP_NET_ADMIN is kept: routes follow the
 // machine's addresses, and a reload changes routes, rules and ARP entries. Files are read as that user, no more: the

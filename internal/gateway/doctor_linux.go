@@ -3,6 +3,8 @@
 package gateway
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -17,25 +20,28 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
 )
 
 // doctor is one examination.
 type doctor struct {
 	nl      *netlink.Handle
 	config  *config.Config // nil: not known
+	socket  string         // of the gateway, "" for where it is by default
 	devices config.Devices
 	found   []Finding
 }
 
 // Doctor looks for what gets in the way of a gateway in this network namespace, running or not, and changes nothing.
-// With a configuration it looks for more. Its error is that it could not look.
-func Doctor(c *config.Config) ([]Finding, error) {
+// With a configuration it looks for more. A gateway that runs is asked at its socket, "" for where that is by default. Its
+// error is that it could not look.
+func Doctor(c *config.Config, socket string) ([]Finding, error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	defer nl.Close()
-	d := &doctor{nl: nl, config: c, devices: config.Default("gateway").Devices}
+	d := &doctor{nl: nl, config: c, socket: socket, devices: config.Default("gateway").Devices}
 	if c != nil {
 		d.devices = c.Devices
 	}
@@ -96,14 +102,16 @@ func (d *doctor) device() error {
 
 // state says whether a gateway runs here, or has run.
 func (d *doctor) state() error {
-	running, err := runs(d.nl)
-	if err != nil {
-		return err
-	}
 	rules, err := ourRules(d.nl)
 	if err != nil {
 		return err
 	}
+	running, err := runs(d.nl)
+	if err != nil {
+		return err
+	}
+	faults, asked := d.ask(rules)
+	running = running || asked == nil // where a TUN was deleted only the process itself can tell that it runs
 	routes, err := ourRoutes(d.nl)
 	if err != nil {
 		return err
@@ -112,15 +120,17 @@ func (d *doctor) state() error {
 	d.findDevices(rules, routes)
 	switch {
 	case running:
-		s := &system{nl: d.nl, devices: d.devices, external: addresses(external),
-			plan: plan{inside: inside, external: external, insideDev: d.devices.Inside, outsideDev: d.devices.Outside}}
-		for k := range rules {
-			if k.priority == ruleSpoof && !slices.Contains(s.plan.uplinks, k.iif) {
-				s.plan.uplinks = append(s.plan.uplinks, k.iif)
+		if asked != nil {
+			if faults, err = d.compare(inside, external, rules); err != nil {
+				return err
 			}
 		}
-		if err := s.health(); err != nil {
-			d.problem("restart it", "the gateway that runs here is not well: %v", err)
+		if errors.Is(asked, context.DeadlineExceeded) {
+			d.problem("see whether its process is stopped (SIGCONT), or restart it", "the gateway that runs here does not answer at its socket")
+		}
+		for _, f := range faults {
+			d.problem("see its log: what is its own it puts right by itself, or says there why it cannot",
+				"the gateway that runs here is not well: %v", f)
 		}
 	case len(rules) > 0:
 		d.note("start it again (gateway run), or remove the guard (gateway teardown)",
@@ -130,6 +140,51 @@ func (d *doctor) state() error {
 		d.note("nothing: gateway run switches it on", "net.ipv4.ip_forward is off")
 	}
 	return nil
+}
+
+// askTime is how long a gateway has to say how it is.
+const askTime = 5 * time.Second
+
+// ask asks the gateway that runs here how it is.
+func (d *doctor) ask(rules map[ruleKey]netlink.Rule) ([]control.Fault, error) {
+	c := config.Config{Devices: config.Devices{Inside: insideTUN(rules)}, Control: config.Control{Socket: d.socket}}
+	if d.config != nil {
+		c.Control.Socket = cmp.Or(d.socket, d.config.Control.Socket)
+	}
+	if c.Devices.Inside == "" || c.SocketPath() == "" {
+		return nil, control.ErrNotRunning
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	client := control.NewClient(c.SocketPath())
+	defer client.Close()
+	s, err := client.Status(ctx)
+	if err == nil && s.Network != network() {
+		err = control.ErrNotRunning // but one does elsewhere
+	}
+	return s.Faults, err
+}
+
+// compare is what can be seen of a gateway that is not asked: not what it remembers, nor how its loop goes.
+func (d *doctor) compare(inside, external []netip.Prefix, rules map[ruleKey]netlink.Rule) ([]control.Fault, error) {
+	s := &system{nl: d.nl, devices: d.devices, external: addresses(external),
+		plan: plan{inside: inside, external: external, insideDev: d.devices.Inside, outsideDev: d.devices.Outside}}
+	for k := range rules {
+		if k.priority == ruleSpoof && !slices.Contains(s.plan.uplinks, k.iif) {
+			s.plan.uplinks = append(s.plan.uplinks, k.iif)
+		}
+	}
+	for side, name := range []string{d.devices.Inside, d.devices.Outside} {
+		if l, err := d.nl.LinkByName(name); err == nil { // else it is gone, which will be said
+			s.index[side] = l.Attrs().Index
+		}
+	}
+	o, err := s.outlook()
+	if err != nil {
+		return nil, err
+	}
+	s.self, s.defaults = o.self, o.defaults
+	return s.examine(d.nl)
 }
 
 // addresses are all addresses of prefixes.
@@ -231,11 +286,11 @@ func (d *doctor) addresses() error {
 	case err != nil:
 		return err
 	}
-	own, err := s.ownAddress()
+	o, err := s.outlook()
 	if err != nil {
 		return err
 	}
-	if !own.IsValid() {
+	if !o.self.IsValid() {
 		d.problem("give it one, on the interface to the outside",
 			"this machine has no address outside of the inside prefixes: path MTU discovery and traceroute through it will not work")
 	}

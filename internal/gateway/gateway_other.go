@@ -18,4 +18,4 @@ func Run(context.Context, Options) error { return ErrUnsupported }
 func Teardown(io.Writer) error { return ErrUnsupported }
 
 // Doctor returns ErrUnsupported.
-func Doctor(*config.Config) ([]Finding, error) { return nil, ErrUnsupported }
+func Doctor(*config.Config, string) ([]Finding, error) { return nil, ErrUnsupported }

@@ -238,6 +238,7 @@ func (b *book) undone() {
 		if e.wrong && e.ours {
 			e.ours = false
 			b.again(e, b.clock())
+			e.next = max(e.next, b.clock()+firstRetry)
 		}
 	}
 }
@@ -280,9 +281,16 @@ func (b *book) complete(found []control.Fault, kinds ...string) []control.Fault 
 	return found
 }
 
-// counts are how often each kind began, and was put right.
-func (b *book) counts(kind string) (began, repaired uint64) {
+// resynced counts that the kernel had more to tell than was read.
+func (b *book) resynced() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.began[kind], b.repaired[kind]
+	b.resyncs++
+}
+
+// counts are how often a kind began, and was put right, and how often the kernel had more to tell than was read.
+func (b *book) counts(kind string) (began, repaired, resyncs uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.began[kind], b.repaired[kind], b.resyncs
 }

@@ -61,7 +61,7 @@ func TestBookTells(t *testing.T) {
 	if got := l.log.lines(""); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the log:\n%s", strings.Join(got, "\n"))
 	}
-	if began, repaired := l.counts(faultRoutes); began != 2 || repaired != 1 {
+	if began, repaired, _ := l.counts(faultRoutes); began != 2 || repaired != 1 {
 		t.Errorf("began %d times, repaired %d times", began, repaired)
 	}
 }

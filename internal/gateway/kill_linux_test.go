@@ -5,7 +5,6 @@ package gateway_test
 import (
 	"errors"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -247,37 +246,6 @@ func ipNet(p string) *net.IPNet {
 	return &net.IPNet{IP: q.Addr().AsSlice(), Mask: net.CIDRMask(q.Bits(), 32)}
 }
 
-// TestInterfaceGone: somebody deletes an interface, or sets it down. One sentence, exit 1, and the guard.
-func TestInterfaceGone(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		device string
-		do     func(*netlink.Handle, netlink.Link) error
-		want   string
-	}{
-		"inside deleted":  {"tg-in", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }, "tg-in was deleted"},
-		"outside deleted": {"tg-out", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkDel(l) }, "tg-out was deleted"},
-		"down":            {"tg-out", func(nl *netlink.Handle, l netlink.Link) error { return nl.LinkSetDown(l) }, "tg-out was set down"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newBed(t)
-			g := b.start()
-			if err := onLink(b.gw, tt.device, tt.do); err != nil {
-				t.Fatal(err)
-			}
-			err := g.wait()
-			last := lastLine(g.text())
-			if code(err) != 1 || last != "gateway: interface "+tt.want+" by somebody else: start the gateway again" {
-				t.Errorf("exit %d\n%s", code(err), g.text())
-			}
-			if n := b.ourRules(); n != 6 {
-				t.Errorf("%d rules of the guard, want 6", n)
-			}
-		})
-	}
-}
-
 func lastLine(s string) string {
 	s = strings.TrimSuffix(s, "\n")
 	return s[strings.LastIndexByte(s, '\n')+1:]
@@ -417,32 +385,5 @@ func TestQueue(t *testing.T) {
 		if v := b.metric(name); v != "0" {
 			t.Errorf("%s = %s", name, v)
 		}
-	}
-}
-
-// TestHealth: it tells when the routing was taken away under the gateway.
-func TestHealth(t *testing.T) {
-	t.Parallel()
-	b := newBed(t)
-	b.start()
-	b.healthy()
-	err := onLink(b.gw, "lo", func(nl *netlink.Handle, _ netlink.Link) error {
-		rules, err := nl.RuleList(unix.AF_INET)
-		for _, r := range rules {
-			if r.Protocol == 116 && r.Priority == 1003 {
-				err = errors.Join(err, nl.RuleDel(&r))
-			}
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, status, err := get(t, b.gw, "http://"+metricsAddr+"/healthz")
-	if err != nil || status != http.StatusServiceUnavailable || body != "routing rule 1003 is missing\n" {
-		t.Errorf("%d %q, %v", status, body, err)
-	}
-	if out, exit := b.command("doctor"); exit != 1 || !strings.Contains(out, "routing rule 1003 is missing") {
-		t.Errorf("doctor: exit %d\n%s", exit, out)
 	}
 }

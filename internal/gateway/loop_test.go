@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
 	"github.com/tidegate/tidegate/tun"
@@ -277,7 +279,12 @@ func (w *wires) reloader(m machine, path string) *reloader {
 	})
 }
 
-func (m *fakeMachine) health() error { return m.sick }
+func (m *fakeMachine) faults() []control.Fault {
+	if m.sick == nil {
+		return nil
+	}
+	return []control.Fault{{Kind: faultDevice, Subject: "tg-in", Text: m.sick.Error(), Since: time.Unix(1, 0).UTC()}}
+}
 
 func (*fakeMachine) dropped(s nat.Side) (read, write uint64) {
 	return uint64(s)*10 + 1, uint64(s)*10 + 2
@@ -324,6 +331,11 @@ func TestMetrics(t *testing.T) {
 		`nat_config_last_reload_successful 1`,
 		`nat_sessions_ended_total{reason="cut"} 0`,
 		`nat_device_packets_total{device="outside",op="read"} 2`,
+		`nat_healthy 1`,
+		`nat_fault_active{fault="device"} 0`,
+		`nat_faults_total{fault="io"} 0`,
+		`nat_fault_repairs_total{fault="guard"} 0`,
+		`nat_monitor_resyncs_total 0`,
 		`nat_device_dropped_total{device="outside",op="read"} 11`,
 		`nat_device_dropped_total{device="inside",op="write"} 2`,
 		`go_goroutines `,
@@ -337,6 +349,21 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("healthy: %d %q", status, body)
 	}
 	m.sick = errors.New("interface tg-in is down")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/healthz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var st control.Status
+	if err := json.NewDecoder(res.Body).Decode(&st); err != nil || res.StatusCode != http.StatusServiceUnavailable || st.Healthy ||
+		len(st.Faults) != 1 || st.Faults[0] != m.faults()[0] {
+		t.Errorf("as JSON: %d, %v, %+v", res.StatusCode, err, st)
+	}
 	if body, status := fetch(t, srv.URL+"/healthz"); status != http.StatusServiceUnavailable || body != "interface tg-in is down\n" {
 		t.Errorf("sick: %d %q", status, body)
 	}

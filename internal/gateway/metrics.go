@@ -4,10 +4,12 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,13 +17,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
 )
 
 // machine is what metrics ask the machine for; a *system is one.
 type machine interface {
-	// health says what keeps packets from passing.
-	health() error
+	// faults are what keeps packets from passing, at this moment.
+	faults() []control.Fault
 	// fits says why the machine cannot go on with another configuration, or nil. It changes nothing.
 	fits(*config.Config) error
 	// become takes the machine to another configuration. In the middle, when what goes is withdrawn and what comes is not
@@ -63,6 +66,11 @@ var metrics = []struct {
 	{"nat_device_read_errors_total", "Reads of an interface that failed.", []string{"device"}},
 	{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
 		[]string{"device", "op"}},
+	{"nat_healthy", "Whether nothing is wrong, as /healthz says it.", nil},
+	{"nat_fault_active", "What is wrong now, by kind.", []string{"fault"}},
+	{"nat_faults_total", "How often something was wrong, by kind.", []string{"fault"}},
+	{"nat_fault_repairs_total", "How often the gateway put it right.", []string{"fault"}},
+	{"nat_monitor_resyncs_total", "How often the kernel had more changes to tell of than were read, so that all was looked at anew.", nil},
 	{"nat_table_bytes", "Memory of the engine's tables.", nil},
 	{"nat_config_last_reload_successful", "Whether the configuration was taken when it was last read.", nil},
 	{"nat_config_reload_success_timestamp_seconds", "When a configuration was last taken.", nil},
@@ -149,6 +157,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_dropped_total", read, side, "read")
 		counter("nat_device_dropped_total", write, side, "write")
 	}
+	faults := c.m.faults()
+	gauge("nat_healthy", flag(len(faults) == 0))
+	active := map[string]int{}
+	for _, f := range faults {
+		active[f.Kind]++
+	}
+	var resyncs uint64
+	for _, kind := range faultKinds {
+		began, repaired, n := c.l.book.counts(kind)
+		gauge("nat_fault_active", float64(active[kind]), kind)
+		counter("nat_faults_total", began, kind)
+		counter("nat_fault_repairs_total", repaired, kind)
+		resyncs = n
+	}
+	counter("nat_monitor_resyncs_total", resyncs)
 	gauge("nat_table_bytes", float64(st.MemoryBytes))
 	ports := c.ports.get(c.l.engine, c.r.policy(), c.l.now())
 	gauge("nat_endpoint_port_saturation_ratio", fullest(&ports))
@@ -164,11 +187,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	loaded, ok := c.r.state()
 	gauge("nat_config_reload_success_timestamp_seconds", float64(loaded.UnixMilli())/1000)
-	success := 0.0
-	if ok {
-		success = 1
+	gauge("nat_config_last_reload_successful", flag(ok))
+}
+
+// flag is a bool as a metric.
+func flag(v bool) float64 {
+	if v {
+		return 1
 	}
-	gauge("nat_config_last_reload_successful", success)
+	return 0
 }
 
 // directions are the ways that packets go, by the nat.Side that they come from.
@@ -182,14 +209,23 @@ func handler(l *loop, version string, m machine, r *reloader) http.Handler {
 	build.Set(1)
 	reg.MustRegister(newCollector(l, m, r), build, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	started := time.Now()
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := m.health(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		status, faults := http.StatusOK, m.faults()
+		if len(faults) > 0 {
+			status = http.StatusServiceUnavailable
+		}
+		if strings.Contains(r.Header.Get("Accept"), "application/json") {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(statusOf(version, started, faults)) // the client may be gone
 			return
 		}
-		fmt.Fprintln(w, "ok")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(status)
+		fmt.Fprintln(w, control.Lines(faults))
 	})
 	return mux
 }

@@ -74,19 +74,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	for _, f := range found {
 		o.Log.Warn(f.What, "do", f.Do)
 	}
-	s, err := setUp(o.Config, nl)
+	b := newBook(o.Log, uptime)
+	s, err := setUp(o.Config, nl, b)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.undo()) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes, err := s.watch(ctx)
-	if err != nil {
+	if err := s.watch(ctx); err != nil {
 		return err
 	}
 	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
-	l.counts, l.book = sizes.FlowCounters, newBook(o.Log, l.clock)
+	l.counts, l.book = sizes.FlowCounters, b
 	r := newReloader(o.Path, o.Config, l, s, o.Log, policyOf)
 	if metrics != nil {
 		defer serve(metrics, o, l, s, r)()
@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	ended := make(chan error, 1)
 	go func() { ended <- l.run(); close(ended) }()
-	err = s.follow(ctx, o, changes, ended)
+	err = s.follow(ctx, ended)
 	for _, d := range s.tuns {
 		err = errors.Join(err, d.Close())
 	}
@@ -214,121 +214,6 @@ func join(ps []netip.Prefix) string {
 		}
 	}
 	return strings.Join(texts, " ")
-}
-
-// change is what watch reports.
-type change uint8
-
-const (
-	linkChange    change = iota
-	addressChange        // or of the default route
-)
-
-// watch follows the kernel's interfaces, addresses and routes until ctx is done, or the kernel has had more to say than was
-// read; then the channel is closed.
-func (s *system) watch(ctx context.Context) (<-chan change, error) {
-	links := make(chan netlink.LinkUpdate)
-	addrs := make(chan netlink.AddrUpdate)
-	routes := make(chan netlink.RouteUpdate)
-	if err := errors.Join(netlink.LinkSubscribe(links, ctx.Done()), netlink.AddrSubscribe(addrs, ctx.Done()),
-		netlink.RouteSubscribe(routes, ctx.Done())); err != nil {
-		return nil, fmt.Errorf("follow changes of interfaces: %w", err)
-	}
-	out := make(chan change)
-	go func() {
-		defer func() {
-			close(out)
-			for range links { // its sender waits for a reader until ctx is done
-			}
-			for range addrs {
-			}
-			for range routes {
-			}
-		}()
-		for {
-			var c change
-			var ok bool
-			select {
-			case _, ok = <-links:
-				c = linkChange
-			case _, ok = <-addrs:
-				c = addressChange
-			case r, open := <-routes:
-				if dst := prefixOf(r.Dst); open && (r.Table != unix.RT_TABLE_MAIN || dst != everything && !s.isInside(dst)) {
-					continue
-				}
-				c, ok = addressChange, open
-			}
-			if !ok {
-				return
-			}
-			select {
-			case out <- c:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return out, nil
-}
-
-// follow waits for the end, and keeps the routes right until then.
-func (s *system) follow(ctx context.Context, o Options, changes <-chan change, ended <-chan error) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-ended:
-			return err
-		case f := <-s.calls:
-			f()
-		case c, ok := <-changes:
-			if !ok {
-				changes = nil
-				if ctx.Err() == nil {
-					o.Log.Warn("changes of interfaces and addresses are no longer followed: after one, look at the health check")
-				}
-				continue
-			}
-			if err := s.adapt(c); err != nil {
-				if s.deleted() {
-					return <-ended // the loop knows which
-				}
-				return err
-			}
-			if err := s.answer(); err != nil { // such as an interface that has gone again
-				o.Log.Warn("ARP is not answered for all addresses", "error", err)
-			}
-		}
-	}
-}
-
-// adapt brings the routes to what has changed.
-func (s *system) adapt(c change) error {
-	for side, name := range []string{s.devices.Inside, s.devices.Outside} {
-		link, err := s.nl.LinkByIndex(s.index[side])
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", name, err)
-		}
-		if link.Attrs().RawFlags&unix.IFF_UP == 0 { // its routes are gone
-			return fmt.Errorf("interface %s was set down by somebody else: start the gateway again", name)
-		}
-	}
-	if c != addressChange {
-		return nil
-	}
-	if err := s.reroute(); err != nil {
-		return fmt.Errorf("after a change of addresses: %w", err)
-	}
-	return nil
-}
-
-// deleted reports whether a TUN is no longer there.
-func (s *system) deleted() bool {
-	return slices.ContainsFunc(s.index[:], func(index int) bool {
-		_, err := s.nl.LinkByIndex(index)
-		return errors.As(err, new(netlink.LinkNotFoundError))
-	})
 }
 
 // dropPrivileges leaves every thread of the process with CAP_NET_ADMIN alone, and without a way to more.

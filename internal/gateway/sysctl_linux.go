@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -29,7 +30,9 @@ func (s *system) sysctl(name, value string) error {
 	if err := (sysctl{name, value}).write(); err != nil {
 		return err
 	}
-	s.restore = append(s.restore, sysctl{name, was})
+	if !slices.ContainsFunc(s.restore, func(v sysctl) bool { return v.name == name }) { // else it was set by somebody meanwhile
+		s.restore = append(s.restore, sysctl{name, was})
+	}
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,13 +23,14 @@ import (
 // are called by one goroutine at a time, except those of machine.
 type system struct {
 	nl       *netlink.Handle
-	mu       sync.Mutex // of plan and external, which health reads
+	book     *book      // of what is wrong with it
+	mu       sync.Mutex // for writing what examine reads: plan, mtu, self, index, external, closed, defaults, footing
 	plan     plan
 	devices  config.Devices
 	mtu      int
 	self     netip.Addr // source of the errors that the kernel sends to external addresses
 	index    [2]int     // of the TUNs, by nat.Side
-	tuns     [2]tun.Device
+	tuns     [2]*slot
 	external []netip.Addr // plan.external, one by one
 	answered []answered
 	arp      int // a socket to announce with, which needs a capability to open only; 0 is none
@@ -36,12 +38,18 @@ type system struct {
 	// calls are for the goroutine that follows the machine; stopped is closed when it takes no more.
 	calls   chan func()
 	stopped chan struct{}
+	// See monitor_linux.go.
+	poke     chan struct{}
+	dirty    atomic.Uint32
+	closed   bool  // the guard has holes, so nothing is forwarded
+	defaults []int // the interfaces that default routes lead to
+	footing  footing
 }
 
 // setUp prepares the machine, step by step from what refuses to what lets through. On an error it has undone what it
 // did, except the guard.
-func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
-	s = &system{nl: nl, devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()},
+func setUp(c *config.Config, nl *netlink.Handle, b *book) (s *system, err error) {
+	s = &system{nl: nl, book: b, poke: make(chan struct{}, 1), devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()},
 		external: c.External(), calls: make(chan func()), stopped: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -76,9 +84,11 @@ func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
 		return s, err
 	}
 	s.plan.insideDev, s.plan.outsideDev = s.devices.Inside, s.devices.Outside
-	if s.plan.uplinks, err = s.findUplinks(); err != nil {
+	o, err := s.outlook()
+	if err != nil {
 		return s, err
 	}
+	s.plan.uplinks = o.uplinks
 	if err := s.plan.apply(nl); err != nil {
 		return s, err
 	}
@@ -86,13 +96,16 @@ func setUp(c *config.Config, nl *netlink.Handle) (s *system, err error) {
 		return s, err
 	}
 	// An error about a packet from a TUN is to have the address of that TUN, which decides which way it goes.
-	if err := s.sysctl("ipv4/icmp_errors_use_inbound_ifaddr", "1"); err != nil {
+	if err := s.sysctl(errorsKnob, "1"); err != nil {
 		return s, err
 	}
-	if err := s.sysctl("ipv4/ip_forward", "1"); err != nil {
+	if err := s.sysctl(forwardingKnob, "1"); err != nil {
 		return s, err
 	}
-	return s, s.answer()
+	if err := s.answer(); err != nil {
+		return s, err
+	}
+	return s, s.adapt()
 }
 
 // chooseMTU is the MTU of the TUNs: as large as that of any other interface, so that only the path matters.
@@ -107,7 +120,7 @@ func (s *system) chooseMTU() (int, error) {
 	mtu := 1500
 	for _, l := range links {
 		a := l.Attrs()
-		if a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0 {
+		if a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0 && !slices.Contains(s.index[:], a.Index) {
 			mtu = max(mtu, a.MTU)
 		}
 	}
@@ -127,31 +140,65 @@ var (
 )
 
 func (s *system) openTUN(side int, name string) (err error) {
-	if s.tuns[side], err = tun.Open(tun.Options{Name: name}); err != nil {
+	dev, err := tun.Open(tun.Options{Name: name})
+	if err != nil {
+		return err
+	}
+	if s.tuns[side] == nil {
+		s.tuns[side] = newSlot(dev, func() { s.notice(ownChange | machineChange) })
+	} else if err := s.tuns[side].put(dev); err != nil {
 		return err
 	}
 	link, err := s.nl.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
+	s.mu.Lock()
 	s.index[side] = link.Attrs().Index
-	// The kernel would send its own IPv6 greetings through it. Without IPv6 there is no such file.
-	err = s.sysctl("ipv6/conf/"+name+"/disable_ipv6", "1")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	s.mu.Unlock()
+	return s.dress(side, link)
+}
+
+// txQueue is the queue of a TUN: a window of TCP fits in, as it comes from several hosts at once.
+const txQueue = 5000
+
+// tunSettings are those of the kernel about a TUN.
+func tunSettings(name string) []sysctl {
+	return []sysctl{
+		// The kernel would send its own IPv6 greetings through it. Without IPv6 there is no such file.
+		{"ipv6/conf/" + name + "/disable_ipv6", "1"},
+		// Loose, which outranks "all": replies may come in at another interface than requests go out by. And the errors that
+		// this machine itself sends to external addresses come back, translated, with its own address as their source.
+		{"ipv4/conf/" + name + "/rp_filter", "2"},
+		{"ipv4/conf/" + name + "/accept_local", "1"},
 	}
-	// Loose, which outranks "all": replies may come in at another interface than requests go out by. And the errors that
-	// this machine itself sends to external addresses come back, translated, with its own address as their source.
-	for _, v := range []sysctl{{"rp_filter", "2"}, {"accept_local", "1"}} {
-		if err := s.sysctl("ipv4/conf/"+name+"/"+v.name, v.value); err != nil {
+}
+
+// dress gives a TUN what it has to have, whatever it has.
+func (s *system) dress(side int, link netlink.Link) error {
+	name := []string{s.devices.Inside, s.devices.Outside}[side]
+	for _, v := range tunSettings(name) {
+		if err := s.sysctl(v.name, v.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	if err := s.nl.AddrReplace(link, &netlink.Addr{IPNet: ipNet([]netip.Prefix{insideDummy, outsideDummy}[side]), Scope: unix.RT_SCOPE_LINK}); err != nil {
+	addr := []netip.Prefix{insideDummy, s.outsideAddress()}[side]
+	if err := s.nl.AddrReplace(link, &netlink.Addr{IPNet: ipNet(addr), Scope: unix.RT_SCOPE_LINK}); err != nil {
 		return fmt.Errorf("set the address of %s: %w", name, err)
 	}
-	// A window of TCP fits in, as it comes from several hosts at once.
-	if err := s.nl.LinkSetTxQLen(link, 5000); err != nil {
+	has, err := s.nl.AddrList(link, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", name, err)
+	}
+	for _, a := range has { // such as the one that the machine had outside before
+		if prefixOf(a.IPNet) == addr {
+			continue
+		}
+		if err := s.nl.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete the address %s of %s: %w", a.IPNet, name, err)
+		}
+	}
+	if err := s.nl.LinkSetTxQLen(link, txQueue); err != nil {
 		return fmt.Errorf("set the queue of %s: %w", name, err)
 	}
 	if err := s.nl.LinkSetMTU(link, s.mtu); err != nil {
@@ -166,22 +213,22 @@ func (s *system) openTUN(side int, name string) (err error) {
 // reroute makes the routes to the TUNs, and makes them again when the machine's addresses or routes have changed: it may
 // have other uplinks then, and with an address the kernel deletes all routes that had it as their source.
 func (s *system) reroute() error {
-	uplinks, err := s.findUplinks()
+	o, err := s.outlook()
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(uplinks, s.plan.uplinks) {
+	if !slices.Equal(o.uplinks, s.plan.uplinks) {
 		s.mu.Lock()
-		s.plan.uplinks = uplinks
+		s.plan.uplinks = o.uplinks
 		s.mu.Unlock()
 		if err := s.plan.apply(s.nl); err != nil {
 			return err
 		}
 	}
 	was := s.outsideAddress()
-	if s.self, err = s.ownAddress(); err != nil {
-		return err
-	}
+	s.mu.Lock()
+	s.self = o.self
+	s.mu.Unlock()
 	out := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: s.index[1], Name: s.devices.Outside}}
 	is := s.outsideAddress()
 	if is != was {
@@ -253,69 +300,12 @@ func (s *system) dropped(side nat.Side) (read, write uint64) {
 		return 0, 0
 	}
 	defer nl.Close()
-	link, err := nl.LinkByIndex(s.index[side])
-	if err != nil || link.Attrs().Statistics == nil { // deleted: this is the end anyway
+	s.mu.Lock()
+	index := s.index[side]
+	s.mu.Unlock()
+	link, err := nl.LinkByIndex(index)
+	if err != nil || link.Attrs().Statistics == nil { // deleted
 		return 0, 0
 	}
 	return link.Attrs().Statistics.TxDropped, link.Attrs().Statistics.RxDropped
-}
-
-// health says what keeps packets from passing, or nil.
-func (s *system) health() error {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer nl.Close()
-	for _, name := range []string{s.devices.Inside, s.devices.Outside} {
-		link, err := nl.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", name, err)
-		}
-		if link.Attrs().RawFlags&unix.IFF_UP == 0 {
-			return fmt.Errorf("interface %s is down", name)
-		}
-	}
-	s.mu.Lock()
-	plan, external := s.plan, s.external
-	s.mu.Unlock()
-	rules, err := ourRules(nl)
-	if err != nil {
-		return err
-	}
-	for _, r := range plan.rules() {
-		if _, ok := rules[keyOf(&r)]; !ok {
-			return fmt.Errorf("routing rule %d is missing", r.Priority)
-		}
-	}
-	routes, err := ourRoutes(nl)
-	if err != nil {
-		return err
-	}
-	ways := 0
-	for _, r := range routes {
-		if r.Type == unix.RTN_UNICAST {
-			ways++
-		}
-	}
-	if want := 1 + len(plan.inside) + len(plan.external); ways < want {
-		return fmt.Errorf("%d of %d routes to the TUNs are missing", want-ways, want)
-	}
-	for _, name := range []string{"ipv4/ip_forward", "ipv4/icmp_errors_use_inbound_ifaddr"} {
-		if v, err := readSysctl(name); err != nil || v != "1" {
-			return fmt.Errorf("%s is off", dotted(name))
-		}
-	}
-	found, err := onLink(nl, external)
-	if err != nil {
-		return err
-	}
-	silent, err := unansweredOf(nl, found)
-	if err != nil {
-		return err
-	}
-	for _, f := range silent {
-		return fmt.Errorf("nobody answers ARP for %s on %s", f.addr, f.link.Attrs().Name)
-	}
-	return nil
 }
