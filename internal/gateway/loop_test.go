@@ -86,6 +86,20 @@ func datagram(t testing.TB, from, to string) packet.Packet {
 	return packet.From(buf.Bytes())
 }
 
+func syn(t testing.TB, from, to string) packet.Packet {
+	t.Helper()
+	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	ip := &layers.IPv4{Version: 4, TTL: 60, Protocol: layers.IPProtocolTCP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1000}
+	_ = tcp.SetNetworkLayerForChecksum(ip)
+	buf := gopacket.NewSerializeBuffer()
+	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packet.From(buf.Bytes())
+}
+
 func ends(t testing.TB, p packet.Packet) (src, dst netip.AddrPort) {
 	t.Helper()
 	var v packet.View
@@ -343,6 +357,21 @@ func TestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(body, "\n"+want) {
 			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+	if err := w.inside.Send(syn(t, "10.0.0.9:1", "198.51.100.9:80")); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); w.engine.Stats(w.now()).Created == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	body, _ = fetch(t, srv.URL+"/metrics")
+	for _, want := range []string{
+		`nat_tcp_attempts_total{pool="outside"} 1`, `nat_tcp_connections{pool="outside"} 0`,
+		`nat_tcp_established_total{pool="outside"} 0`, `nat_tcp_idle_timeouts_total{pool="outside"} 0`,
+	} {
+		if !strings.Contains(body, "\n"+want) {
+			t.Errorf("after a SYN: no %q in\n%s", want, body)
 		}
 	}
 	if body, status := fetch(t, srv.URL+"/healthz"); status != http.StatusOK || body != "ok\n" {

@@ -47,6 +47,10 @@ var metrics = []struct {
 	{"nat_mappings", "External ports held by endpoint-independent mappings.", nil},
 	{"nat_ports_quarantined", "External ports that wait before they are given out again.", nil},
 	{"nat_port_alloc_failures_total", "Packets refused because no external port was left.", nil},
+	{"nat_tcp_connections", "TCP connections that are established.", []string{"pool"}},
+	{"nat_tcp_attempts_total", "TCP connections that began: a SYN that was let through, counted once however often it is sent.", []string{"pool"}},
+	{"nat_tcp_established_total", "TCP connections whose handshake was seen to its end.", []string{"pool"}},
+	{"nat_tcp_idle_timeouts_total", "Established TCP connections that ended since nothing was sent for their time-out.", []string{"pool"}},
 	{"nat_pool_ports_used", "External ports, or ICMP identifiers, with a session, summed over the public addresses; up to 15 s old.", []string{"proto"}},
 	{"nat_pool_ports_limit", "External ports, or ICMP identifiers, that can be given out, summed over the public addresses.", []string{"proto"}},
 	{"nat_endpoint_port_saturation_ratio", "The fullest of all that can run out of ports: a public address with a destination, or where mapping is endpoint-independent the address; up to 15 s old.",
@@ -119,6 +123,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge("nat_mappings", float64(st.Mappings))
 	gauge("nat_ports_quarantined", float64(st.Quarantined))
 	counter("nat_port_alloc_failures_total", st.Verdicts[nat.DropNoPort])
+	for _, p := range c.l.engine.PoolStats(c.l.now()) {
+		gauge("nat_tcp_connections", float64(p.ActiveConnections), p.Name)
+		counter("nat_tcp_attempts_total", p.Attempts, p.Name)
+		counter("nat_tcp_established_total", p.Established, p.Name)
+		counter("nat_tcp_idle_timeouts_total", p.IdleTimeouts, p.Name)
+	}
 	for i, n := range st.Verdicts {
 		v := nat.Verdict(i)
 		if v == nat.Unset {

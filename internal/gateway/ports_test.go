@@ -126,7 +126,8 @@ func TestMetricNames(t *testing.T) {
 		nat_fault_repairs_total nat_faults_total nat_fragments_total nat_healthy
 		nat_icmp_errors_translated_total nat_icmp_suppressed_total nat_mappings nat_monitor_resyncs_total nat_packets_total nat_pool_ports_limit
 		nat_pool_ports_used nat_port_alloc_failures_total nat_ports_quarantined nat_sessions nat_sessions_created_total
-		nat_sessions_ended_total nat_sessions_limit nat_subscriber_quota_hits_total nat_table_bytes`)
+		nat_sessions_ended_total nat_sessions_limit nat_subscriber_quota_hits_total nat_table_bytes
+		nat_tcp_attempts_total nat_tcp_connections nat_tcp_established_total nat_tcp_idle_timeouts_total`)
 	var got []string
 	for _, m := range metrics {
 		got = append(got, m.name)
@@ -134,7 +135,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s: %q is no sentence", m.name, m.help)
 		}
 		for _, l := range m.labels {
-			if !slices.Contains([]string{"reason", "proto", "dir", "verdict", "result", "checksum", "limit", "device", "op", "fault"}, l) {
+			if !slices.Contains([]string{"reason", "proto", "dir", "verdict", "result", "checksum", "limit", "device", "op", "fault", "pool"}, l) {
 				t.Errorf("%s: label %s: are its values few words of the code?", m.name, l)
 			}
 		}
