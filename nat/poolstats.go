@@ -32,7 +32,8 @@ type Traffic struct {
 func (t *Traffic) add(o Traffic) { t.Packets += o.Packets; t.Bytes += o.Bytes }
 
 // PoolStats is what went through one pool of the policy since it is there. A pool with a new name begins at 0; one that
-// takes over the addresses of another in one change may take over its sessions and what they have counted.
+// takes over the addresses of another in one change may take over its sessions and what they have counted. After Adopt it is
+// what the sessions that came over have counted, and what follows.
 type PoolStats struct {
 	// Name is that of the pool.
 	Name string

@@ -481,3 +481,23 @@ func TestPoolCountersFollowTheName(t *testing.T) {
 		t.Errorf("without counters of flows: %+v", s)
 	}
 }
+
+// TestPoolCountersAfterAdopt: what came over is counted once, also when it then ends.
+func TestPoolCountersAfterAdopt(t *testing.T) {
+	p := policy(nat.GatewayProfile())
+	cfg, old := adoptee(t, nat.Config{Sessions: 64, Shards: 2, FlowCounters: true}, &p)
+	before := old.PoolStats(time.Second)[0]
+	e, _, err := nat.Adopt(cfg, cfg.Records, &p, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []time.Duration{time.Second, 24 * time.Hour} {
+		s := e.PoolStats(now)[0]
+		if s.Sent != before.Sent || s.Received != before.Received || s.Sent[nat.Out].Packets != uint64(len(allProtocols)) || s.Attempts != 0 {
+			t.Errorf("%v: %+v, before %+v", now, s, before)
+		}
+	}
+	if n := len(sessionsOf(e, 24*time.Hour)); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
