@@ -5,6 +5,7 @@ package gateway
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -61,7 +62,8 @@ func last(p netip.Prefix) netip.Addr {
 // mainRoutes calls f with each route of the main table and the interface it leads to.
 func (s *system) mainRoutes(f func(dst netip.Prefix, link int)) error {
 	routes, err := s.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
+	// On a router the table changes all the time. The change is told of, so that is no reason to begin anew.
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {

@@ -109,7 +109,7 @@ func machineText(t *testing.T, s *system, prefixes ...string) string {
 	for _, r := range rules {
 		lines = append(lines, r.String())
 	}
-	routes, err := ourRoutes(s.nl)
+	routes, err := ourRoutes()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func (d *doctor) state() error {
 	}
 	faults, asked := d.ask(rules)
 	running = running || asked == nil // where a TUN was deleted only the process itself can tell that it runs
-	routes, err := ourRoutes(d.nl)
+	routes, err := ourRoutes()
 	if err != nil {
 		return err
 	}

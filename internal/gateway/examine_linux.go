@@ -85,7 +85,7 @@ func (x *examination) routing() error {
 	if err != nil {
 		return err
 	}
-	routes, err := ourRoutes(x.nl)
+	routes, err := ourRoutes()
 	if err != nil {
 		return err
 	}

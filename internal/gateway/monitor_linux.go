@@ -82,7 +82,9 @@ func (s *system) follow(ctx context.Context, ended <-chan error) error {
 func (s *system) look() {
 	unseen := control.Fault{Kind: faultMonitor, Subject: "look"}
 	if what := s.dirty.Swap(0); what&machineChange != 0 {
-		if err := s.adapt(); err != nil {
+		if err := s.adapt(); errors.Is(err, netlink.ErrDumpInterrupted) {
+			s.notice(machineChange)
+		} else if err != nil {
 			s.dirty.Or(machineChange) // again next time
 			unseen.Text = fmt.Sprintf("the gateway cannot adapt to a change of the machine: %v", err)
 		}
@@ -99,6 +101,10 @@ func (s *system) look() {
 	}
 	if err == nil {
 		err = s.shut(found)
+	}
+	if errors.Is(err, netlink.ErrDumpInterrupted) { // it changes just now
+		s.notice(ownChange | machineChange)
+		return
 	}
 	if err != nil {
 		unseen.Text = fmt.Sprintf("the machine cannot be looked at: %v", err)
@@ -391,9 +397,14 @@ func (s *system) faults() []control.Fault {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
 		defer h.Close()
-		var found []control.Fault
-		if found, err = s.examine(h); err == nil {
-			return s.book.complete(found, machineKinds...)
+		for range 10 {
+			var found []control.Fault
+			if found, err = s.examine(h); err == nil {
+				return s.book.complete(found, machineKinds...)
+			}
+			if !errors.Is(err, netlink.ErrDumpInterrupted) {
+				break
+			}
 		}
 	}
 	return s.book.complete([]control.Fault{{Kind: faultMonitor, Subject: "look", Text: fmt.Sprintf("the machine cannot be looked at: %v", err)}}, faultMonitor)

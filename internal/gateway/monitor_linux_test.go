@@ -142,7 +142,7 @@ func TestFaultsMended(t *testing.T) {
 		"the fence": {func(w *watched) error { return w.deleteRules(ruleElse) }, []string{"routing rule 1006 is missing"}},
 		"all rules": {func(w *watched) error { return w.deleteRules(0) }, []string{"10 routing rules are missing, of 1000 to 1007"}},
 		"guard and routes": {func(w *watched) error {
-			routes, err := ourRoutes(w.nl)
+			routes, err := ourRoutes()
 			for _, r := range routes {
 				err = errors.Join(err, w.nl.RouteDel(&r))
 			}

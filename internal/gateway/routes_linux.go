@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -204,7 +205,7 @@ func (p *plan) deleteStale(nl *netlink.Handle) error {
 	for _, r := range p.guard() {
 		want[key{r.Table, prefixOf(r.Dst)}] = true
 	}
-	have, err := ourRoutes(nl)
+	have, err := ourRoutes()
 	if err != nil {
 		return err
 	}
@@ -233,10 +234,10 @@ func ourRules(nl *netlink.Handle) (map[ruleKey]netlink.Rule, error) {
 }
 
 // ourRoutes are all routes of our tables, in a stable order.
-func ourRoutes(nl *netlink.Handle) ([]netlink.Route, error) {
+func ourRoutes() ([]netlink.Route, error) {
 	var ours []netlink.Route
 	for _, t := range []int{insideTable, outsideTable} {
-		rs, err := nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: t}, netlink.RT_FILTER_TABLE)
+		rs, err := tableRoutes(t)
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -244,4 +245,56 @@ func ourRoutes(nl *netlink.Handle) ([]netlink.Route, error) {
 		ours = append(ours, rs...)
 	}
 	return ours, nil
+}
+
+// tableRoutes are the IPv4 routes of a table, in the network namespace of the thread. The kernel is asked for that table
+// alone (Linux 4.20), which netlink.Handle cannot: the main table of a router may have a million.
+func tableRoutes(table int) (routes []netlink.Route, err error) {
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE) // to nothing
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	// An older kernel sends all, which are looked through below.
+	_ = unix.SetsockoptInt(socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}})
+	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(table))))
+	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+	if errors.Is(err, unix.ENOENT) { // no such table, so no routes in it
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		head := nl.DeserializeRtMsg(m)
+		attrs, err := nl.ParseRouteAttr(m[head.Len():])
+		if err != nil {
+			return nil, err
+		}
+		r := netlink.Route{Family: unix.AF_INET, Table: int(head.Table), Type: int(head.Type), Scope: netlink.Scope(head.Scope),
+			Protocol: netlink.RouteProtocol(head.Protocol), Tos: int(head.Tos), Dst: ipNet(everything)}
+		for _, a := range attrs {
+			switch a.Attr.Type {
+			case unix.RTA_TABLE:
+				r.Table = int(nl.NativeEndian().Uint32(a.Value))
+			case unix.RTA_DST:
+				r.Dst = &net.IPNet{IP: a.Value, Mask: net.CIDRMask(int(head.Dst_len), 32)}
+			case unix.RTA_OIF:
+				r.LinkIndex = int(nl.NativeEndian().Uint32(a.Value))
+			case unix.RTA_PRIORITY:
+				r.Priority = int(nl.NativeEndian().Uint32(a.Value))
+			case unix.RTA_PREFSRC:
+				r.Src = a.Value
+			case unix.RTA_GATEWAY:
+				r.Gw = a.Value
+			}
+		}
+		if r.Table == table && head.Flags&unix.RTM_F_CLONED == 0 {
+			routes = append(routes, r)
+		}
+	}
+	return routes, nil
 }

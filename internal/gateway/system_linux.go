@@ -75,7 +75,7 @@ func setUp(c *config.Config, nl *netlink.Handle, b *book) (s *system, err error)
 		}
 	}
 	// What a gateway that was killed answered for, before its routes tell us nothing any more.
-	old, err := ourRoutes(nl)
+	old, err := ourRoutes()
 	if err != nil {
 		return s, err
 	}

@@ -33,7 +33,7 @@ func Teardown(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	routes, err := ourRoutes(nl)
+	routes, err := ourRoutes()
 	if err != nil {
 		return err
 	}
