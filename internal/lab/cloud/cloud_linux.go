@@ -25,6 +25,9 @@ type Options struct {
 	Engine nat.Config
 	// Internet is the address of the internet host, outside of the region's public pool.
 	Internet netip.Addr
+	// Private are prefixes that the internet routes to the VPCs, too, so that the edge of the one that has them is seen to
+	// refuse what comes. It is for regions without transit gateways, whose peers could be imitated.
+	Private []netip.Prefix
 	// InsideMTU is that of the interfaces of instances, OutsideMTU that of the internet's, in bytes.
 	InsideMTU, OutsideMTU int
 	// Name is the host name of an instance; nil is that of EC2, such as ip-10-0-1-4.
@@ -72,8 +75,8 @@ type card struct {
 	vpc       string
 }
 
-// queue is how many packets may wait in an interface.
-const queue = 1000
+// queue is how many packets may wait in an interface: all that a scanner sends at once, on a busy machine.
+const queue = 4096
 
 var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 
@@ -96,6 +99,7 @@ func New(o Options) (*Cloud, error) {
 		return nil, err
 	}
 	c.x = newExchange(dev)
+	c.x.private = o.Private
 	c.wg.Go(func() {
 		if err := c.x.listen(); !errors.Is(err, os.ErrClosed) {
 			c.mu.Lock()
@@ -108,7 +112,7 @@ func New(o Options) (*Cloud, error) {
 
 // uplink is the interface of the internet to the VPCs.
 func (c *Cloud) uplink(pool []netip.Prefix) lab.Link {
-	return lab.Link{Name: "edge", Addr: netip.PrefixFrom(c.o.Internet, 32), MTU: c.o.OutsideMTU, Queue: queue, Routes: pool}
+	return lab.Link{Name: "edge", Addr: netip.PrefixFrom(c.o.Internet, 32), MTU: c.o.OutsideMTU, Queue: queue, Routes: slices.Concat(pool, c.o.Private)}
 }
 
 // InternetHost is the host around the VPCs, a router: whoever connects others to it gives them their addresses.

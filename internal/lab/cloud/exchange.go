@@ -20,6 +20,7 @@ import (
 // that nobody has go to one of them.
 type exchange struct {
 	internet tun.Device
+	private  []netip.Prefix // Options.Private
 	dropped  atomic.Uint64
 	writing  sync.Mutex // of internet
 
@@ -106,8 +107,10 @@ func (x *exchange) serve(pool []netip.Prefix, transit map[string][]network) (cha
 }
 
 // isPublic reports whether an address is of the region's pool.
-func (x *exchange) isPublic(a netip.Addr) bool {
-	return slices.ContainsFunc(x.pool, func(p netip.Prefix) bool { return p.Contains(a) })
+func (x *exchange) isPublic(a netip.Addr) bool { return contains(x.pool, a) }
+
+func contains(all []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(all, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // way is where a packet from a VPC, "" for the internet, goes: an outlet, or the internet.
@@ -116,9 +119,9 @@ func (x *exchange) way(from string, src, dst netip.Addr) (to *outlet, internet b
 	defer x.mu.RUnlock()
 	public := x.isPublic(src)
 	switch {
-	case from == "" && (public || !x.isPublic(dst)): // spoofed, or for nobody here
+	case from == "" && (public || !x.isPublic(dst) && !contains(x.private, dst)): // spoofed, or for nobody here
 		return nil, false
-	case x.isPublic(dst):
+	case from == "" || x.isPublic(dst):
 		if from != "" && !public {
 			return nil, false
 		}

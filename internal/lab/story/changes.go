@@ -324,7 +324,7 @@ func (s *Story) restart(ctx context.Context) {
 	client := s.Host(Client)
 	err := s.net.stop(Web)
 	if err == nil {
-		err = errors.Join(s.apply(), s.Plug(Web, false))
+		err = s.apply()
 	}
 	if !s.works("web stops", err) {
 		return
@@ -335,7 +335,7 @@ func (s *Story) restart(ctx context.Context) {
 
 	err = s.net.start(Web)
 	if err == nil {
-		err = errors.Join(s.Plug(Web, true), s.apply())
+		err = s.apply()
 	}
 	if !s.works("web starts", err) {
 		return

@@ -5,98 +5,88 @@ package story
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
-	"slices"
 
 	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/internal/lab/cloud"
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/vpc"
 )
 
-// kernelWorld is a World of network namespaces: a TUN into the edge for each inside host, one for the internet, and
-// veth pairs beyond.
+// kernelWorld is a World of network namespaces: the cloud of the network's VPC, with a TUN into its edge for each instance
+// and one for the internet, and veth pairs beyond.
 //
 //	web      ─┐
 //	bastion  ─┤               ┌─ client
 //	was      ─┼─ edge ─ internet ─ scanner
 //	db       ─┘               └─ (MTU 1400) ─ transit ─ mirror
 type kernelWorld struct {
-	*lab.Edge
-	hosts map[string]*lab.Host
-	order []string
-	log   lab.Log
-}
-
-// edgeLink is what an inside host has: its address, and everything else behind the edge.
-func edgeLink(h placement) lab.Link {
-	return lab.Link{Name: "eth0", Addr: netip.PrefixFrom(h.addr, 32), MTU: linkMTU, Queue: edgeQueue, Routes: []netip.Prefix{everywhere}}
+	cloud   *cloud.Cloud
+	vpc     string
+	outside map[string]*lab.Host // those that are no instances
+	inside  map[string]string    // instances, by name
+	log     lab.Log
 }
 
 // NewKernelWorld makes the hosts, and an edge with the policy of n. The taps see the edge's packets; the fault is for
 // tests. It needs root and /dev/net/tun.
 func NewKernelWorld(n *Network, fault lab.Fault, taps ...lab.Tap) (_ World, err error) {
-	w := &kernelWorld{hosts: map[string]*lab.Host{}}
-	var ports []lab.Port
+	w := &kernelWorld{vpc: n.vpc, outside: map[string]*lab.Host{}, inside: n.instances}
+	names := map[string]netip.Addr{Mirror: mirrorAddr, Client: clientAddr, Scanner: scannerAddr}
+	called := map[netip.Addr]string{}
+	for _, h := range insideHosts {
+		names[h.name], called[h.addr] = h.addr, h.name
+	}
+	o := lab.HostOptions{Hosts: names,
+		// sshd without PAM refuses root where the machine has locked that account. Here it is not locked, and has no password.
+		Files: map[string]string{"/etc/shadow": "root:*:::::::\n"}}
+	w.cloud, err = cloud.New(cloud.Options{
+		Internet: internetAddr, InsideMTU: linkMTU, OutsideMTU: linkMTU, Taps: append(taps, w.log.Tap), Fault: fault, Host: o,
+		Name: func(i vpc.Instance) string { return called[i.PrivateIP] },
+		// A real internet would not route private addresses here; this one does, so that it is the edge that refuses them.
+		Private: []netip.Prefix{vpcPrefix},
+	})
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			if w.Edge == nil {
-				for _, p := range ports {
-					err = errors.Join(err, p.Device.Close())
-				}
-			}
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	names := map[string]netip.Addr{Mirror: mirrorAddr, Client: clientAddr, Scanner: scannerAddr}
-	for _, h := range insideHosts {
-		names[h.name] = h.addr
-	}
-	// sshd without PAM refuses root where the machine has locked that account. Here it is not locked, and has no password.
-	shadow := map[string]string{"/etc/shadow": "root:*:::::::\n"}
-	add := func(name string, o lab.HostOptions) error {
-		o.Hosts, o.Files = names, shadow
+	w.outside[Internet] = w.cloud.InternetHost()
+	for _, name := range []string{Transit, Mirror, Client, Scanner} {
+		o.Forward = name == Transit
 		h, err := lab.NewHost(name, o)
-		if err == nil {
-			w.hosts[name] = h
-			w.order = append(w.order, name)
-		}
-		return err
-	}
-	for _, h := range insideHosts {
-		if err := add(h.name, lab.HostOptions{}); err != nil {
-			return nil, err
-		}
-		dev, err := w.hosts[h.name].OpenTUN(edgeLink(h))
 		if err != nil {
 			return nil, err
 		}
-		ports = append(ports, lab.Port{Name: h.name, Device: dev, ID: n.Attachment(h.name), Side: nat.Inside})
+		w.outside[name] = h
 	}
-	for _, name := range []string{Internet, Transit, Mirror, Client, Scanner} {
-		if err := add(name, lab.HostOptions{Forward: name == Internet || name == Transit}); err != nil {
-			return nil, err
-		}
-	}
-	dev, err := w.hosts[Internet].OpenTUN(lab.Link{Name: "edge", Addr: netip.PrefixFrom(internetAddr, 32), MTU: linkMTU, Queue: edgeQueue,
-		// A real internet would not route private addresses here; this one does, so that it is the edge that refuses them.
-		Routes: []netip.Prefix{publicPool, vpcPrefix}})
-	if err != nil {
-		return nil, err
-	}
-	ports = append(ports, lab.Port{Name: Internet, Device: dev, ID: vpc.OutsideAttachment, Side: nat.Outside})
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
+	return w, w.Follow(n)
+}
+
+// Follow has the cloud be what the network is.
+func (w *kernelWorld) Follow(n *Network) error {
 	p, err := n.Policy()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	w.Edge, err = lab.NewEdge(lab.EdgeOptions{Policy: p, Ports: ports, Taps: append(taps, w.log.Tap), Fault: fault})
-	if err != nil {
-		return nil, err
+	if _, err := w.cloud.Apply(w.vpc, p); err != nil {
+		return err
 	}
-	return w, nil
+	return w.cloud.Observe(n.model)
 }
+
+func (w *kernelWorld) Stats() nat.Stats { return w.cloud.Edge(w.vpc).Stats() }
+
+func (w *kernelWorld) Sessions() iter.Seq[nat.Session] { return w.cloud.Edge(w.vpc).Sessions() }
+
+func (w *kernelWorld) Err() error { return w.cloud.Err() }
 
 // connect lays the cables of the internet, a small network each.
 func (w *kernelWorld) connect() error {
@@ -114,8 +104,8 @@ func (w *kernelWorld) connect() error {
 	}
 	for _, c := range cables {
 		err := lab.Connect(
-			w.hosts[c.router], lab.Link{Name: c.host, Addr: c.routerAt, MTU: c.mtu, Routes: c.behind, Via: via(c.behind, c.hostAt)},
-			w.hosts[c.host], lab.Link{Name: "eth0", Addr: c.hostAt, MTU: c.mtu, Routes: []netip.Prefix{everywhere}, Via: c.routerAt.Addr()})
+			w.outside[c.router], lab.Link{Name: c.host, Addr: c.routerAt, MTU: c.mtu, Routes: c.behind, Via: via(c.behind, c.hostAt)},
+			w.outside[c.host], lab.Link{Name: "eth0", Addr: c.hostAt, MTU: c.mtu, Routes: []netip.Prefix{everywhere}, Via: c.routerAt.Addr()})
 		if err != nil {
 			return err
 		}
@@ -130,26 +120,26 @@ func via(behind []netip.Prefix, next netip.Prefix) netip.Addr {
 	return next.Addr()
 }
 
-func (w *kernelWorld) Host(name string) Host { return w.hosts[name] }
+// order is that of the plan, for people.
+var order = []string{Web, Bastion, Was, DB, Internet, Transit, Mirror, Client, Scanner}
+
+func (w *kernelWorld) host(name string) *lab.Host {
+	if h := w.outside[name]; h != nil {
+		return h
+	}
+	h, _ := w.cloud.Host(w.inside[name])
+	return h
+}
+
+func (w *kernelWorld) Host(name string) Host { return w.host(name) }
 
 func (w *kernelWorld) Log() *lab.Log { return &w.log }
 
-func (w *kernelWorld) Plug(name string, connected bool) error {
-	i := slices.IndexFunc(insideHosts, func(h placement) bool { return h.name == name })
-	if i < 0 {
-		return fmt.Errorf("%s is no host of the edge", name)
-	}
-	if connected {
-		return w.hosts[name].Up(edgeLink(insideHosts[i]))
-	}
-	return w.hosts[name].Down(edgeLink(insideHosts[i]))
-}
-
 func (w *kernelWorld) ChecksumErrors() (uint64, error) {
 	var sum uint64
-	for _, name := range w.order {
+	for _, name := range order {
 		for _, group := range []string{"Tcp", "Udp", "Icmp"} {
-			n, err := w.hosts[name].Counter(group, "InCsumErrors")
+			n, err := w.host(name).Counter(group, "InCsumErrors")
 			if err != nil {
 				return 0, err
 			}
@@ -160,19 +150,17 @@ func (w *kernelWorld) ChecksumErrors() (uint64, error) {
 }
 
 func (w *kernelWorld) Close() error {
-	var err error
-	if w.Edge != nil {
-		err = w.Edge.Close()
+	for name, h := range w.outside {
+		if name != Internet {
+			h.Close()
+		}
 	}
-	for _, name := range w.order {
-		w.hosts[name].Close()
-	}
-	return err
+	return w.cloud.Close()
 }
 
 func (w *kernelWorld) Enter() (lines []string) {
-	for _, name := range w.order {
-		lines = append(lines, fmt.Sprintf("%-9s %s", name, w.hosts[name].Enter()))
+	for _, name := range order {
+		lines = append(lines, fmt.Sprintf("%-9s %s", name, w.host(name).Enter()))
 	}
 	return lines
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -157,11 +156,17 @@ func (w *netstackWorld) Host(name string) Host { return w.hosts[name] }
 
 func (w *netstackWorld) Log() *lab.Log { return &w.log }
 
-func (w *netstackWorld) Plug(name string, connected bool) error {
-	if !slices.ContainsFunc(insideHosts, func(h placement) bool { return h.name == name }) {
-		return fmt.Errorf("%s is no host of the edge", name)
+func (w *netstackWorld) Follow(n *Network) error {
+	p, err := n.Policy()
+	if err != nil {
+		return err
 	}
-	w.hosts[name].plugged.Store(connected)
+	if _, err := w.Apply(p); err != nil {
+		return err
+	}
+	for _, h := range insideHosts {
+		w.hosts[h.name].plugged.Store(n.instance(h.name).State == vpc.Running)
+	}
 	return nil
 }
 

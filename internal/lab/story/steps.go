@@ -164,14 +164,7 @@ func (s *Story) scan(ctx context.Context, more []endpoint, hosts ...string) {
 }
 
 // apply puts the present state of the model in force.
-func (s *Story) apply() error {
-	p, err := s.net.Policy()
-	if err != nil {
-		return err
-	}
-	_, err = s.Apply(p)
-	return err
-}
+func (s *Story) apply() error { return s.Follow(s.net) }
 
 func some(n int) string {
 	if n == 0 {

@@ -18,15 +18,13 @@ import (
 type World interface {
 	// Host is the host of that name of the plan.
 	Host(name string) Host
-	// Apply puts a policy in force at the edge.
-	Apply(p *nat.Policy) (nat.Impact, error)
+	// Follow puts the present state of the network in force: its policy at the edge, and the hosts connected that run.
+	Follow(n *Network) error
 	// Stats are the edge's counters, Sessions its live sessions.
 	Stats() nat.Stats
 	Sessions() iter.Seq[nat.Session]
 	// Log is what the edge has read and written.
 	Log() *lab.Log
-	// Plug connects an inside host to the edge, or disconnects it.
-	Plug(name string, connected bool) error
 	// ChecksumErrors is how many packets the hosts have found wrong so far.
 	ChecksumErrors() (uint64, error)
 	// Err is what has gone wrong in the edge itself so far.
