@@ -29,6 +29,7 @@ type device struct {
 	header bool     // packets have a virtio header in front
 	uso    bool     // the kernel cuts UDP super-packets
 	closed atomic.Bool
+	ending atomic.Bool // StopReading was called
 
 	r struct {
 		visit func(fd uintptr) bool
@@ -99,6 +100,21 @@ func (d *device) Close() error {
 	return errors.Join(d.file.Close(), d.socket.Close())
 }
 
+// StopReading is that of Keeper.
+func (d *device) StopReading() error {
+	d.ending.Store(true)
+	return d.file.SetReadDeadline(time.Unix(1, 0)) // long ago
+}
+
+// Descriptor is that of Keeper.
+func (d *device) Descriptor() (fd int, err error) {
+	cerr := d.conn.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if cerr != nil {
+		return -1, os.ErrClosed
+	}
+	return fd, err
+}
+
 func (d *device) Read(ps []packet.Packet) (int, error) {
 	if len(ps) == 0 {
 		return 0, nil
@@ -116,9 +132,10 @@ func (d *device) Read(ps []packet.Packet) (int, error) {
 	return 0, r.err
 }
 
-// pollFault is an error of the poller: we have closed the descriptor, or it has no interface and cannot be waited for.
+// pollFault is an error of the poller: we have closed the descriptor or read no more, or it has no interface and cannot be
+// waited for.
 func (d *device) pollFault(op string, err error) error {
-	if d.closed.Load() {
+	if d.closed.Load() || d.ending.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		return os.ErrClosed
 	}
 	return fmt.Errorf("tun: %s interface %q: %w (%w)", op, d.name, ErrGone, err)

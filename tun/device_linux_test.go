@@ -179,6 +179,55 @@ func TestCloseWakesRead(t *testing.T) {
 	}
 }
 
+// TestKeeper: a queue goes on in another Device with what waits in it, while the first one still writes.
+func TestKeeper(t *testing.T) {
+	enter(t)
+	ipv6(t, false)
+	first := open(t, tun.Options{Name: "tg%d"}).(tun.Keeper)
+	far := newKernelEnd(t, first.Name())
+	woken := make(chan error)
+	go func() {
+		_, err := first.Read(buffers(first)[:1])
+		woken <- err
+	}()
+	runtime.Gosched()
+	if err := first.StopReading(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-woken; !errors.Is(err, os.ErrClosed) {
+		t.Fatalf("a Read that waited: %v", err)
+	}
+	p := packet.From([]byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1})
+	if err := far.Send(p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Read(buffers(first)); !errors.Is(err, os.ErrClosed) {
+		t.Fatalf("Read afterwards, with a packet in the queue: %v", err)
+	}
+	if n, err := first.Write([]packet.Packet{packet.From(p.Bytes())}); n != 1 || err != nil {
+		t.Errorf("Write afterwards: %d, %v", n, err)
+	}
+	fd, err := first.Descriptor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Descriptor(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Descriptor after Close: %v", err)
+	}
+	second, err := tun.FromFD(fd, tun.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	ps := buffers(second)
+	if n, err := second.Read(ps); n != 1 || err != nil || string(ps[0].Bytes()) != string(p.Bytes()) {
+		t.Errorf("the second Device reads %d, %v", n, err)
+	}
+}
+
 // TestGone: an interface that is deleted ends Read, and everything after it, with ErrGone.
 func TestGone(t *testing.T) {
 	for _, k := range kinds {

@@ -33,6 +33,17 @@ type Device interface {
 	Close() error
 }
 
+// Keeper is what a Device of the Linux backend is as well: its queue, with the packets that wait there, can go on in
+// another Device, of this process or another.
+type Keeper interface {
+	Device
+	// StopReading makes Read return os.ErrClosed, also one that waits, and leaves what is in the queue there. A batch that
+	// was read before can still be written.
+	StopReading() error
+	// Descriptor is another descriptor of the queue, for FromFD; the caller owns it. As long as there is one, packets wait.
+	Descriptor() (fd int, err error)
+}
+
 // WriteError is returned by Write when some packets of a batch were refused.
 type WriteError struct {
 	// Refused is how many, First the error of the first of them.
