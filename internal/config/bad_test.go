@@ -59,6 +59,13 @@ var bad = []struct {
 	{"control", minimal + "control: {socket: gw.sock}\n", true, []string{
 		`f.yaml:3: control.socket: "gw.sock" is no path for a socket: write an absolute one of at most 96 bytes, such as /run/tidegate/office.sock, or none`,
 	}},
+	{"state", minimal + "state:\n  file: gw.state\n  unusable: ignore\n", true, []string{
+		`f.yaml:4: state.file: "gw.state" is no path for a file: write an absolute one on a tmpfs, such as /run/tidegate/office.state, or memfd or none`,
+		`f.yaml:5: state.unusable: "ignore" is none of its values: write empty or refuse`,
+	}},
+	{"one path", minimal + "state: {file: /run/tidegate/tg-in.sock}\n", false, []string{
+		"f.yaml:3: state.file: /run/tidegate/tg-in.sock is the control socket, too: write another path",
+	}},
 	{"addresses", `
 inside:
   prefixes: [10.0.0.1/16, 2001:db8::/32, ten]

@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// fixed are the keys that a gateway cannot change while it runs, and why; "devices" and "control" stand for all below them.
+// fixed are the keys that a gateway cannot change while it runs, and why; "devices", "control" and "state" stand for all below them.
 var fixed = map[string]string{
 	"limits.sessions":   "the tables have their size from the start",
 	"timeouts.fragment": "the store of fragments is made with it",
 	"flow_counters":     "the tables have room for them from the start, or never",
 	"devices":           "the interfaces are made at the start",
 	"control":           "the socket is made at the start",
+	"state":             "the file is opened at the start",
 }
 
 // Changes are the keys that differ between two configurations, in the order of the file; a list is one key.

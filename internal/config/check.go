@@ -37,6 +37,7 @@ func (c *Config) check(f *faults) {
 	c.checkNumbers(f)
 	c.checkDevices(f)
 	c.checkControl(f)
+	c.checkState(f)
 	if len(f.all) > 0 {
 		return
 	}
@@ -329,5 +330,16 @@ func (c *Config) checkControl(f *faults) {
 	// sockaddr_un has room for 107 bytes; the gateway makes the socket under a longer name first.
 	if s := c.Control.Socket; s != "" && s != NoSocket && (!path.IsAbs(s) || path.Clean(s) != s || len(s) > 96 || strings.ContainsRune(s, 0)) {
 		f.at("control.socket", "%q is no path for a socket: write an absolute one of at most 96 bytes, such as %s/office.sock, or %s", s, SocketDir, NoSocket)
+	}
+}
+
+func (c *Config) checkState(f *faults) {
+	s := c.State.File
+	switch {
+	case s == "" || s == Memfd || s == NoState:
+	case !path.IsAbs(s) || path.Clean(s) != s || len(s) > 4000 || strings.ContainsRune(s, 0):
+		f.at("state.file", "%q is no path for a file: write an absolute one on a tmpfs, such as %s/office.state, or %s or %s", s, SocketDir, Memfd, NoState)
+	case s == c.SocketPath():
+		f.at("state.file", "%s is the control socket, too: write another path", s)
 	}
 }

@@ -30,6 +30,7 @@ type Config struct {
 	FlowCounters bool    `yaml:"flow_counters"`
 	Devices      Devices `yaml:"devices"`
 	Control      Control `yaml:"control"`
+	State        State   `yaml:"state"`
 }
 
 // Inside is the private side.
@@ -122,7 +123,7 @@ type Control struct {
 // NoSocket is for a gateway that nobody looks at.
 const NoSocket = "none"
 
-// SocketDir is where control sockets are by default.
+// SocketDir is where control sockets and state files are by default.
 const SocketDir = "/run/tidegate"
 
 // SocketPath is the path of the control socket, or "" for none. By default its name is that of the inside device, which
@@ -138,6 +139,34 @@ func (c *Config) SocketPath() string {
 	}
 }
 
+// State is what outlives the process of a gateway; replay has none.
+type State struct {
+	// File is the path of the state file, "" for the default of StatePath, Memfd or NoState.
+	File string `yaml:"file"`
+	// Unusable is what a start does about a state file that it cannot go on with.
+	Unusable Unusable `yaml:"unusable"`
+}
+
+const (
+	// Memfd is for state in memory without a name, which the service manager keeps in between.
+	Memfd = "memfd"
+	// NoState is for a gateway whose sessions end with its process.
+	NoState = "none"
+)
+
+// StatePath is the path of the state file, Memfd, or "" for none. By default its name is that of the inside device, as
+// that of the control socket.
+func (c *Config) StatePath() string {
+	switch f := c.State.File; f {
+	case "":
+		return SocketDir + "/" + c.Devices.Inside + ".state"
+	case NoState:
+		return ""
+	default:
+		return f
+	}
+}
+
 // The words of the file.
 type (
 	// Proto is "tcp" or "udp".
@@ -150,6 +179,8 @@ type (
 	Filtering string
 	// Pooling is how hosts share the addresses of the pool.
 	Pooling string
+	// Unusable is "empty", to start without sessions, or "refuse".
+	Unusable string
 )
 
 // A word is a string type with few values.
@@ -157,6 +188,14 @@ type word interface{ words() []string }
 
 func (Proto) words() []string   { return []string{"tcp", "udp"} }
 func (Profile) words() []string { return []string{"gateway", "rfc", "aws"} }
+
+func (Unusable) words() []string { return []string{StartEmpty, Refuse} }
+
+// The values of Unusable.
+const (
+	StartEmpty = "empty"
+	Refuse     = "refuse"
+)
 
 // In the order of nat.Mapping, nat.Filtering and nat.Pooling.
 func (Mapping) words() []string {
@@ -315,6 +354,7 @@ func Default(p Profile) *Config {
 		},
 		Limits:  Limits{Sessions: 1 << 20},
 		Devices: Devices{Inside: "tg-in", Outside: "tg-out"},
+		State:   State{Unusable: StartEmpty},
 	}
 }
 
