@@ -36,6 +36,7 @@ Examples:
   gateway status; gateway stats; gateway flows -p tcp --dport 443; gateway ports
   gateway explain -p tcp -s 10.0.1.10 --sport 40000 -d 203.0.113.9 --dport 443
   gateway reload --dry-run
+  gateway run --config /etc/tidegate/gateway.yaml     # while one runs: takes over, connections go on
 
 Exit codes: 0 as asked, 1 failed while running (doctor, status: found something), 2 bad usage, configuration or input,
 3 missing privilege or device.`
@@ -81,7 +82,7 @@ func (s *source) loadOr() (*config.Config, error) {
 }
 
 type cli struct {
-	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM). SIGHUP reloads its file; without one it stops, too."`
+	Run         runCmd           `cmd:"" help:"Run the gateway until it is told to stop (SIGINT, SIGTERM), or another one takes over. SIGHUP reloads its file; without one it stops, too. SIGUSR2 stops it with everything in place for the next start."`
 	Check       checkCmd         `cmd:"" help:"Check a configuration."`
 	PrintConfig printCmd         `cmd:"" help:"Print the configuration with all its defaults."`
 	Flows       flowsCmd         `cmd:"" help:"Show the sessions of the gateway that runs, as conntrack -L does."`
@@ -99,7 +100,10 @@ type runCmd struct {
 	source
 	Metrics string `placeholder:"ADDR" help:"Serve /metrics (Prometheus) and /healthz at this address, such as 127.0.0.1:9464. /healthz covers the interfaces, rules, routes, sysctls and ARP entries of the gateway, and whether the interfaces and networks that it had are there; not whether the internet can be reached."`
 	Socket  string `placeholder:"PATH" help:"Control socket, or none, instead of that of the configuration."`
-	Debug   bool   `help:"Log more."`
+	State   string `placeholder:"PATH" help:"State file on a tmpfs, memfd or none, instead of that of the configuration."`
+	// Takeover is a pair of flags by kong's hand.
+	Takeover bool `default:"true" negatable:"" help:"Where a gateway runs, take devices and connections over from it; without, refuse to start."`
+	Debug    bool `help:"Log more."`
 }
 
 func (r *runCmd) Run() error {
@@ -107,12 +111,21 @@ func (r *runCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	o := gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version(), Socket: r.Socket}
+	o := gateway.Options{Config: c, Log: logger(r.Debug), Metrics: r.Metrics, Version: version(), Socket: r.Socket, State: r.State, NoTakeover: !r.Takeover}
 	if r.Socket != "" && r.Socket != config.NoSocket {
 		if o.Socket, err = filepath.Abs(r.Socket); err != nil {
 			return usageError{err}
 		}
 	}
+	if r.State != "" && r.State != config.NoState && r.State != config.Memfd {
+		if o.State, err = filepath.Abs(r.State); err != nil {
+			return usageError{err}
+		}
+	}
+	leave := make(chan os.Signal, 1)
+	notifyLeave(leave)
+	defer signal.Stop(leave)
+	o.Leave = leave
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	switch {
 	case r.Config != "":

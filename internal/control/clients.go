@@ -38,6 +38,15 @@ type oneClient struct {
 	free chan struct{}
 }
 
+// UnixConn is the connection below one that FewClients accepted, or nil.
+func UnixConn(conn net.Conn) *net.UnixConn {
+	if c, ok := conn.(*oneClient); ok {
+		conn = c.Conn
+	}
+	u, _ := conn.(*net.UnixConn)
+	return u
+}
+
 func (c *oneClient) Close() error {
 	c.once.Do(func() { <-c.free })
 	return c.Conn.Close()

@@ -15,6 +15,7 @@
 //	GET  /v1/explain   Explanation of a packet that would come now, which changes nothing; its parameters are those of
 //	                   ParseQuestion
 //	POST /v1/reload    Reload; dry_run=true changes nothing
+//	POST /v1/handover  for another gateway process, which takes over: see handover_linux.go of package gateway
 //
 // A request that is refused has a status of 400 or more and a Failure as its answer. Lines come as they are found: a
 // million sessions take no memory on either side. An answer that is not taken for WriteTimeout is cut off, which the

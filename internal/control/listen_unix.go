@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,7 @@ type Socket struct {
 	*net.UnixListener
 	path string
 	file os.FileInfo
+	left atomic.Bool
 }
 
 // Listen listens at path. A socket that nobody listens at is replaced, one that is in use is refused. Directories that it
@@ -68,13 +70,34 @@ func Listen(path string) (*Socket, error) {
 	return s, nil
 }
 
+// Inherit is a socket at path that another process listened at; f is a descriptor of it, which stays the caller's.
+func Inherit(f *os.File, path string) (*Socket, error) {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("the control socket %s: %w", path, err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the control socket %s: what was handed over is none", path), l.Close())
+	}
+	u.SetUnlinkOnClose(false)
+	s := &Socket{UnixListener: u, path: path}
+	if s.file, err = os.Lstat(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("the control socket: %w", err), u.Close())
+	}
+	return s, nil
+}
+
+// Leave has Close not remove the socket, since another process goes on to listen at it.
+func (s *Socket) Leave() { s.left.Store(true) }
+
 // Path is where it listens.
 func (s *Socket) Path() string { return s.path }
 
 // Close may be called again.
 func (s *Socket) Close() error {
 	// Unless it is another's by now.
-	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.file) {
+	if now, err := os.Lstat(s.path); !s.left.Load() && err == nil && os.SameFile(now, s.file) {
 		_ = os.Remove(s.path) // without its listener it is as good as gone, and the next start replaces it
 	}
 	return s.UnixListener.Close()

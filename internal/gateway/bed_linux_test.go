@@ -130,6 +130,7 @@ func (b *bed) start(args ...string) *instance {
 	select {
 	case <-g.ready:
 	case err := <-g.ended:
+		g.ended <- err // for those who wait yet
 		b.t.Fatalf("the gateway ended: %v\n%s", err, g.text())
 	}
 	return g

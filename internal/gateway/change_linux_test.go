@@ -57,9 +57,12 @@ func TestChangeOrNot(t *testing.T) {
 			return err
 		}
 		defer nl.Close()
-		s, err := setUp(from, nl, newBook(slog.New(slog.DiscardHandler), uptime))
+		s, err := prepare(from, nl, newBook(slog.New(slog.DiscardHandler), uptime))
 		if err != nil {
 			return err
+		}
+		if err := s.setUp(); err != nil {
+			return errors.Join(err, s.undo())
 		}
 		before := machineText(t, s)
 		no := errors.New("the engine refuses")

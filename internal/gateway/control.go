@@ -36,6 +36,8 @@ type controller struct {
 	passes  chan struct{} // full while as many look at the sessions as may
 	hub     hub
 	closing chan struct{} // closed when those who watch are to go
+	// handover is for another process that takes over; nil refuses.
+	handover http.HandlerFunc
 }
 
 func newController(l *loop, m machine, r *reloader, version string) *controller {
@@ -52,6 +54,9 @@ func (c *controller) handler() http.Handler {
 	mux.HandleFunc("GET /v1/ports", c.ports)
 	mux.HandleFunc("GET /v1/explain", c.explain)
 	mux.HandleFunc("POST /v1/reload", c.reload)
+	if c.handover != nil {
+		mux.HandleFunc("POST /v1/handover", c.handover)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: there are GET /v1/flows, /v1/events, /v1/stats, /v1/status, /v1/ports and /v1/explain, and POST /v1/reload", r.Method, r.URL.Path))
 	})

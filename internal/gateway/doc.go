@@ -40,11 +40,23 @@
 //
 // # Fail closed
 //
-// Behind each route to a TUN there is a worse one that refuses; with the fence these are the guard. When a TUN is gone, with
-// its process, however that ended, its routes are gone, and inside traffic ends as unreachable instead of leaving with
-// private sources. The guard is in place before anything leads to the TUNs, it stays when the gateway stops, and a start
-// replaces it without a gap. Only Teardown takes it away. A start that fails for want of a TUN leaves no guard, if there
-// was none.
+// Behind each route to a TUN there is a worse one that refuses; with the fence these are the guard. When a TUN is gone, its
+// routes are gone, and inside traffic ends as unreachable instead of leaving with private sources; while a TUN is there and
+// nobody reads it, what is led into it ends there. The guard is in place before anything leads to the TUNs, it stays when
+// the gateway stops, and a start replaces it without a gap. Only Teardown takes it away. A start that fails for want of a
+// TUN leaves no guard, if there was none.
+//
+// # One process after the other
+//
+// With state (config.State) the records of the engine are in a file mapping, and whatever the process was doing when it
+// died, the next one adopts them: connections, ports, time-outs and counters go on. The clock is that since the machine's
+// start, so the time in between counts. The TUNs are persistent then, and stay with addresses, routes and rules.
+//
+// How a process ends decides what waits for the next. Killed, it leaves all as it is; what is for the TUNs is dropped until
+// they are read again, unless the service manager has their queues, where it waits. SIGUSR2 is that on purpose, after what
+// was read has been sent on: a restart loses nothing that fits into the queues. SIGTERM withdraws: TUNs, ARP entries and
+// sysctls go, the guard and the records stay. And a process that is started over one that runs takes all of it over while
+// the queues hold what comes; see handover_linux.go.
 //
 // The external addresses are no addresses of any interface: the kernel would answer for them itself. They are routed to
 // the machine, or, if they lie in the network of one of its interfaces, answered for there (proxy ARP). The machine itself

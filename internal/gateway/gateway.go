@@ -19,7 +19,7 @@ var (
 	ErrRefused = errors.New("the configuration does not fit this machine")
 	// ErrPrivilege: the process may not change the network.
 	ErrPrivilege = errors.New("this needs the right to change the network: run as root, or with CAP_NET_ADMIN and CAP_NET_RAW")
-	// ErrRunning: there is a gateway in this network namespace already.
+	// ErrRunning: there is a gateway in this network namespace already, which was not to be, or cannot be, taken over from.
 	ErrRunning = errors.New("a gateway runs in this network namespace: stop it first")
 	// ErrUnsupported: the gateway is for Linux.
 	ErrUnsupported = errors.New("the gateway needs Linux")
@@ -39,10 +39,16 @@ type Options struct {
 	Path   string
 	// Reload asks for a reload each time that it has something; nil never does.
 	Reload <-chan os.Signal
+	// Leave ends the gateway with everything in place for the next one, which goes on; without state it ends as with ctx.
+	Leave <-chan os.Signal
 	// Log gets a few lines at start and stop, and what goes wrong; nothing for each packet.
 	Log *slog.Logger
 	// Socket is the path of the control socket, or config.NoSocket, instead of that of Config; "" leaves it.
 	Socket string
+	// State is the path of the state file, config.Memfd or config.NoState, instead of that of Config; "" leaves it.
+	State string
+	// NoTakeover has it refuse to start where a gateway runs, instead of taking over from that.
+	NoTakeover bool
 	// Metrics is the address, such as "127.0.0.1:9464", that /metrics and /healthz are served on; "" serves none.
 	Metrics string
 	// Version is for nat_build_info.

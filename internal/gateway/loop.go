@@ -26,6 +26,7 @@ type loop struct {
 	counts bool                 // the engine counts the packets of each session
 	book   *book                // for devices that cannot be read or written
 	sides  [2]port              // by nat.Side, which is the attachment, too
+	turns  [3]turns             // of the two readers, by nat.Side, and of the timers
 }
 
 // port is one of the devices.
@@ -33,22 +34,34 @@ type port struct {
 	dev tun.Device
 	// mu is for writing: all three goroutines do.
 	mu sync.Mutex
-	// Packets and bytes read from the device and written to it, and packets that it refused.
-	readPackets, readBytes, wrotePackets, wroteBytes, refused atomic.Uint64
-	readErrors                                                atomic.Uint64
 	// Since when, and how many packets in a row, it has refused, and whether that is in the book: of mu.
 	refusing      bool
 	stuck         bool
 	refusingSince time.Duration
 	refusedInARow int
+	*tally
+}
+
+// tally is the counters of one device. It has no pointers, so that it can be in memory that outlives the process.
+type tally struct {
+	// Packets and bytes read from the device and written to it, and packets that it refused.
+	readPackets, readBytes, wrotePackets, wroteBytes, refused atomic.Uint64
+	readErrors                                                atomic.Uint64
 	// What became of what was read, a super-packet being one, and the bytes of what was sent on.
 	verdicts    [nat.NumVerdicts]atomic.Uint64
 	passedBytes atomic.Uint64
 }
 
+// turns counts the beginnings and ends of what a goroutine of the loop does in one go: odd is in the middle of it.
+type turns struct{ atomic.Uint64 }
+
+func (t *turns) begin() { t.Add(1) }
+func (t *turns) end()   { t.Add(1) }
+
 func newLoop(e *nat.Engine, inside, outside tun.Device) *loop {
 	l := &loop{engine: e, clock: uptime, base: uptime(), book: newBook(slog.New(slog.DiscardHandler), uptime)}
 	l.sides[nat.Inside].dev, l.sides[nat.Outside].dev = inside, outside
+	l.count(new([2]tally))
 	return l
 }
 
@@ -70,14 +83,43 @@ func (l *loop) run() error {
 		if err := <-errs; first == nil {
 			first = err
 		}
-		// One is of no use without the other.
-		for s := range l.sides {
-			_ = l.sides[s].dev.Close() // there is nothing left to lose
-		}
+		l.stop() // one is of no use without the other
 	}
 	close(stop)
 	<-timers
+	for s := range l.sides {
+		_ = l.sides[s].dev.Close() // there is nothing left to lose
+	}
 	return first
+}
+
+// count has the loop count in t from now on; before it runs.
+func (l *loop) count(t *[2]tally) {
+	for s := range l.sides {
+		l.sides[s].tally = &t[s]
+	}
+}
+
+// stop ends run, after what was read has been written: what is in the queue of a device stays there.
+func (l *loop) stop() {
+	for s := range l.sides {
+		if k, ok := l.sides[s].dev.(tun.Keeper); ok && k.StopReading() == nil {
+			continue
+		}
+		_ = l.sides[s].dev.Close()
+	}
+}
+
+// stuck reports whether a goroutine of the loop is still in the middle of what it was when seen was filled, and fills seen.
+// One that waits for packets, or for time to pass, is not.
+func (l *loop) stuck(seen *[3]uint64) bool {
+	is := false
+	for i := range l.turns {
+		n := l.turns[i].Load()
+		is = is || n%2 == 1 && n == seen[i]
+		seen[i] = n
+	}
+	return is
 }
 
 // pump takes what one device has to wherever it belongs, until the device is closed.
@@ -113,6 +155,7 @@ func (l *loop) pump(from nat.Side) error {
 			l.book.well(faultID{faultIO, in.dev.Name() + " read"})
 		}
 		failed = 0
+		l.turns[from].begin()
 		count(&in.readPackets, &in.readBytes, ps[:n])
 		w.Batch(ps[:n], nat.AttachmentID(from), l.now(), vs[:n])
 		passed := 0
@@ -125,6 +168,7 @@ func (l *loop) pump(from nat.Side) error {
 		}
 		in.judged(vs[:n], passed)
 		l.flush(w, &out)
+		l.turns[from].end()
 	}
 }
 
@@ -153,8 +197,10 @@ func (l *loop) tick(stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
+		l.turns[2].begin()
 		next := w.Tick(l.now())
 		l.flush(w, &out)
+		l.turns[2].end()
 		t.Reset(max(next-l.now(), time.Millisecond))
 	}
 }

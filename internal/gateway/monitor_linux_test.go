@@ -69,8 +69,11 @@ func onWatched(t *testing.T, f func(w *watched)) {
 		w := &watched{t: t, gw: gw, hosts: hosts, now: time.Hour}
 		j, log := newJournal()
 		w.log = j
-		if w.system, err = setUp(c, nl, newBook(log, func() time.Duration { return w.now })); err != nil {
+		if w.system, err = prepare(c, nl, newBook(log, func() time.Duration { return w.now })); err != nil {
 			return err
+		}
+		if err := w.setUp(); err != nil {
+			return errors.Join(err, w.undo())
 		}
 		w.looks()
 		if got := control.Lines(w.faults()); got != "ok" || len(j.lines("")) > 0 {

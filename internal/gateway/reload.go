@@ -28,6 +28,9 @@ import (
 // errNoFile: there is nothing to read again.
 var errNoFile = errors.New("the gateway was started with flags and has no file to read again: start it with --config")
 
+// errFrozen: somebody else has the configuration by now.
+var errFrozen = errors.New("another process is taking over from this one: ask that")
+
 // reloader has the configuration in force.
 type reloader struct {
 	path    string // "": from flags
@@ -44,6 +47,10 @@ type reloader struct {
 	pol     *nat.Policy
 	loaded  time.Time
 	refused bool // the last reload was
+
+	frozen bool // one: there are to be no more reloads
+	// announce is told when a reload begins, and when it has ended; nil for nobody.
+	announce func(begins bool)
 }
 
 func newReloader(path string, c *config.Config, l *loop, m machine, log *slog.Logger, compile func(*config.Config) *nat.Policy) *reloader {
@@ -85,6 +92,13 @@ func (r *reloader) state() (loaded time.Time, ok bool) {
 func (r *reloader) reload(dry bool) (control.Reload, error) {
 	r.one.Lock()
 	defer r.one.Unlock()
+	if r.frozen {
+		return control.Reload{Source: r.path}, errFrozen
+	}
+	if !dry && r.announce != nil {
+		r.announce(true)
+		defer r.announce(false)
+	}
 	next, pol, result, err := r.preview()
 	if err == nil && !dry {
 		err = r.put(next, pol, &result)
@@ -102,6 +116,13 @@ func (r *reloader) reload(dry bool) (control.Reload, error) {
 	r.cfg, r.pol, r.loaded = next, pol, time.Now()
 	r.log.Info("reloaded", "changed", strings.Join(result.Changed, " "), "kept", result.Kept, "draining", result.Draining, "cut", result.Cut)
 	return result, nil
+}
+
+// freeze waits for a reload that is under way, and lets no other begin.
+func (r *reloader) freeze() {
+	r.one.Lock()
+	defer r.one.Unlock()
+	r.frozen = true
 }
 
 // follow reloads whenever signals has something, until the returned function is called.

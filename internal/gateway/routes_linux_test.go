@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -78,10 +79,20 @@ func TestRouting(t *testing.T) {
 			}
 		}
 	}
-	g := b.start()
+	g := b.start(append(slices.Clone(plain), "--state", "none")...)
 	check("gateway", func(i int) string { return cases[i].want })
 	g.stop(syscall.SIGKILL)
 	check("guard", func(i int) string { return cases[i].guard })
+	// With state the interfaces stay, and what is led into them ends there.
+	g = b.start()
+	check("gateway with state", func(i int) string { return cases[i].want })
+	g.stop(syscall.SIGKILL)
+	check("interfaces that nobody reads", func(i int) string { return cases[i].want })
+	g = b.start()
+	if err := g.stop(syscall.SIGTERM); err != nil {
+		t.Errorf("SIGTERM: %v\n%s", err, g.text())
+	}
+	check("guard of a gateway that was stopped", func(i int) string { return cases[i].guard })
 }
 
 // way is the interface that the gateway's kernel would send a packet to, or why it would not.

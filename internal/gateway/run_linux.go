@@ -3,16 +3,15 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,10 +21,11 @@ import (
 	"github.com/tidegate/tidegate/nat"
 )
 
-// Run is the gateway, in the network namespace of the process, until ctx is done, which is no error, or something
-// fails. It needs CAP_NET_ADMIN and CAP_NET_RAW, and drops all capabilities of the process but CAP_NET_ADMIN, which it
-// needs to follow changes of the machine's addresses, to change routes when it is reloaded, and to undo what it did. What it leaves behind is the guard.
-func Run(ctx context.Context, o Options) (err error) {
+// Run is the gateway, in the network namespace of the process, until ctx is done, which is no error, another process takes
+// over, which is none either, or something fails. It needs CAP_NET_ADMIN and CAP_NET_RAW, and drops all capabilities of the
+// process but CAP_NET_ADMIN, which it needs to follow changes of the machine's addresses, to change routes when it is
+// reloaded, and to undo what it did. What it leaves behind is the guard, and with state the records.
+func Run(ctx context.Context, o Options) error {
 	if ok, err := cap.GetProc().GetFlag(cap.Effective, cap.NET_ADMIN); err != nil || !ok {
 		return ErrPrivilege
 	}
@@ -38,36 +38,39 @@ func Run(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer nl.Close()
-	if running, err := runs(nl); err != nil || running {
-		return cmp.Or(err, ErrRunning)
-	}
-	// A reload compares files, so what overrides them is no part of the configuration.
-	named := *o.Config
-	named.Control.Socket = cmp.Or(o.Socket, named.Control.Socket)
-	_, sizes := o.Config.Compile()
-	sizes.Shards = 4 // for the three goroutines of the loop
-	if named.SocketPath() != "" {
-		sizes.Events = eventsKept
-	}
-	engine, err := nat.New(sizes, policyOf(o.Config))
+	g, err := newProcess(ctx, o, nl)
 	if err != nil {
-		return refusal{err}
+		return err
 	}
-	socket, err := listenControl(named.SocketPath())
+	defer g.close()
+	err = g.run(ctx)
+	if g.giver != nil && g.giver.conn != nil { // the other process waits
+		return errors.Join(err, g.memory.close(), g.giver.give())
+	}
+	if err != nil && g.taken {
+		err = fmt.Errorf("this process had taken over from process %d when it failed, so nothing forwards and the guard refuses traffic: %w", g.taker.PID, err)
+	}
+	return err
+}
+
+// run is Run from where the process has what others left for it.
+func (g *process) run(ctx context.Context) (err error) {
+	o := g.options
+	socket, err := g.listenControl()
 	if err != nil {
 		return err
 	}
 	if socket != nil {
 		defer socket.Close()
 	}
-	var metrics net.Listener
-	if o.Metrics != "" {
-		if metrics, err = net.Listen("tcp", o.Metrics); err != nil {
-			return refuse("metrics cannot be served: %w", err)
-		}
+	metrics, err := g.listenMetrics()
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
 		defer metrics.Close()
 	}
-	found, err := obstacles(nl, o.Config)
+	found, err := obstacles(g.nl, o.Config)
 	if err != nil {
 		return err
 	}
@@ -75,24 +78,56 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Log.Warn(f.What, "do", f.Do)
 	}
 	b := newBook(o.Log, uptime)
-	s, err := setUp(o.Config, nl, b)
+	s, err := prepare(o.Config, g.nl, b)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.undo()) }()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	defer func() { err = errors.Join(err, g.unless(s.leave, s.undo)()) }()
+	engine, err := g.adopt()
+	if err != nil {
+		return err
+	}
+	// Its devices come later: the counters are where the records are.
+	l := newLoop(engine, nil, nil)
+	l.base, l.counts, l.book = 0, g.sizes.FlowCounters, b // the clock of the records
+	if s.restore, err = g.memory.settle(l); err != nil {
+		return err
+	}
+	s.given, s.persist = [2]int{g.fetch(fdInside), g.fetch(fdOutside)}, g.memory.file != nil
+	if s.persist {
+		s.remember = g.memory.remember
+	}
+	if err := s.setUp(); err != nil {
+		return err
+	}
+	for side := range l.sides {
+		l.sides[side].dev = s.tuns[side]
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
-	l := newLoop(engine, s.tuns[nat.Inside], s.tuns[nat.Outside])
-	l.counts, l.book = sizes.FlowCounters, b
 	r := newReloader(o.Path, o.Config, l, s, o.Log, policyOf)
+	stopServing := func() {}
 	if metrics != nil {
-		defer serve(metrics, o, l, s, r)()
+		stopServing = serve(metrics, o, l, s, r)
 	}
 	if socket != nil {
-		defer newController(l, s, r, o.Version).serve(socket, o.Log)()
+		c := newController(l, s, r, o.Version)
+		if s.persist {
+			g.giver = g.newGiver(s, socket, metrics, cancel)
+			c.handover = g.giver.handover
+		} else {
+			c.handover = (*giver)(nil).handover
+		}
+		stopMetrics, stopControl := stopServing, c.serve(socket, o.Log)
+		stopServing = func() { stopControl(); stopMetrics() }
+	}
+	stopServing = sync.OnceFunc(stopServing)
+	defer stopServing()
+	if g.giver != nil {
+		g.giver.clear = func() { r.freeze(); socket.Leave(); stopServing() }
 	}
 	if err := dropPrivileges(); err != nil {
 		return err
@@ -106,13 +141,19 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	ended := make(chan error, 1)
 	go func() { ended <- l.run(); close(ended) }()
-	err = s.follow(ctx, ended)
-	for _, d := range s.tuns {
-		err = errors.Join(err, d.Close())
+	defer g.supervise(ctx, s, l, r, cancel)()
+	if err := g.forwards(); err != nil {
+		o.Log.Warn("the process that ran before may say that it failed", "error", err)
 	}
+	if g.giver != nil {
+		close(g.giver.ready)
+	}
+	err = s.follow(ctx, ended)
+	g.end(context.Cause(ctx), err)
+	l.stop()
 	for range ended { // until the loop is done
 	}
-	o.Log.Info("stopped: inside traffic is refused until the next start (gateway teardown ends that)")
+	g.farewell()
 	return err
 }
 

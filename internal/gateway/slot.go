@@ -20,6 +20,9 @@ type slot struct {
 	now  atomic.Pointer[seat]
 	mu   sync.Mutex // of changes
 	end  bool
+	// quiet is closed when nothing more is to be read.
+	quiet chan struct{}
+	hush  sync.Once
 }
 
 // seat is the device of a time.
@@ -29,7 +32,7 @@ type seat struct {
 }
 
 func newSlot(dev tun.Device, lost func()) *slot {
-	s := &slot{name: dev.Name(), lost: lost}
+	s := &slot{name: dev.Name(), lost: lost, quiet: make(chan struct{})}
 	s.now.Store(&seat{dev, make(chan struct{})})
 	return s
 }
@@ -55,6 +58,11 @@ func (s *slot) BufferSize() int   { return s.now.Load().BufferSize() }
 func (s *slot) Read(ps []packet.Packet) (int, error) {
 	for {
 		d := s.now.Load()
+		select {
+		case <-s.quiet:
+			return 0, os.ErrClosed
+		default:
+		}
 		n, err := d.Read(ps)
 		if err == nil {
 			return n, nil
@@ -66,7 +74,11 @@ func (s *slot) Read(ps []packet.Packet) (int, error) {
 		default:
 			return n, err
 		}
-		<-d.left
+		select {
+		case <-d.left:
+		case <-s.quiet:
+			return 0, os.ErrClosed
+		}
 		if s.now.Load() == d {
 			return 0, os.ErrClosed
 		}
@@ -92,4 +104,24 @@ func (s *slot) Close() error {
 	err := d.Close()
 	close(d.left)
 	return err
+}
+
+// StopReading and Descriptor are those of tun.Keeper, of the device that there is now.
+func (s *slot) StopReading() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.now.Load().Device.(tun.Keeper)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	s.hush.Do(func() { close(s.quiet) })
+	return k.StopReading()
+}
+
+func (s *slot) Descriptor() (fd int, err error) {
+	k, ok := s.now.Load().Device.(tun.Keeper)
+	if !ok {
+		return -1, errors.ErrUnsupported
+	}
+	return k.Descriptor()
 }

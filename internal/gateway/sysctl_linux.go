@@ -27,13 +27,15 @@ func (s *system) sysctl(name, value string) error {
 	if err != nil || was == value {
 		return err
 	}
-	if err := (sysctl{name, value}).write(); err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(s.restore, func(v sysctl) bool { return v.name == name }) { // else it was set by somebody meanwhile
+	if !slices.ContainsFunc(s.restore, func(v sysctl) bool { return v.name == name }) { // else by a process before this one
 		s.restore = append(s.restore, sysctl{name, was})
+		if s.remember != nil {
+			if err := s.remember(s.restore); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
+	return (sysctl{name, value}).write()
 }
 
 func readSysctl(name string) (string, error) {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/nat"
-	"github.com/tidegate/tidegate/tun"
 )
 
 // system is what the gateway changes on the machine: everything of the network namespace it was made in. Its methods
@@ -35,6 +34,13 @@ type system struct {
 	answered []answered
 	arp      int // a socket to announce with, which needs a capability to open only; 0 is none
 	restore  []sysctl
+	// remember leaves restore for the next owner of the state; nil without state.
+	remember func([]sysctl) error
+	// persist has the TUNs outlive the process; given are descriptors of their queues from another one, 0 for none.
+	persist bool
+	given   [2]int
+	// reopened is called when there is another queue of a TUN; nil for nobody.
+	reopened func()
 	// calls are for the goroutine that follows the machine; stopped is closed when it takes no more.
 	calls   chan func()
 	stopped chan struct{}
@@ -46,9 +52,9 @@ type system struct {
 	footing  footing
 }
 
-// setUp prepares the machine, step by step from what refuses to what lets through. On an error it has undone what it
-// did, except the guard.
-func setUp(c *config.Config, nl *netlink.Handle, b *book) (s *system, err error) {
+// prepare looks at the machine, and finds out what cannot be had before anything is changed. On an error there is nothing
+// to undo.
+func prepare(c *config.Config, nl *netlink.Handle, b *book) (s *system, err error) {
 	s = &system{nl: nl, book: b, poke: make(chan struct{}, 1), devices: c.Devices, plan: plan{inside: c.Inside.Prefixes, external: c.ExternalPrefixes()},
 		external: c.External(), calls: make(chan func()), stopped: make(chan struct{})}
 	defer func() {
@@ -65,47 +71,44 @@ func setUp(c *config.Config, nl *netlink.Handle, b *book) (s *system, err error)
 	if s.arp, err = arpSocket(); err != nil {
 		return s, err
 	}
-	if err := s.checkInUse(s.external); err != nil {
-		return s, err
+	return s, s.checkInUse(s.external)
+}
+
+// setUp changes the machine, step by step from what refuses to what lets through. What is there of a gateway before it goes
+// on without a gap, if it is to be there.
+func (s *system) setUp() error {
+	o, err := s.outlook()
+	if err != nil {
+		return err
 	}
+	s.self, s.plan.uplinks = o.self, o.uplinks
 	// What cannot be had is to be found out before there is a guard.
 	for i, name := range []string{s.devices.Inside, s.devices.Outside} {
 		if err := s.openTUN(i, name); err != nil {
-			return s, err
+			return err
 		}
 	}
-	// What a gateway that was killed answered for, before its routes tell us nothing any more.
-	old, err := ourRoutes()
-	if err != nil {
-		return s, err
-	}
-	_, external := told(old)
-	if _, err := deleteProxies(nl, external); err != nil {
-		return s, err
+	if err := s.clearAway(); err != nil {
+		return err
 	}
 	s.plan.insideDev, s.plan.outsideDev = s.devices.Inside, s.devices.Outside
-	o, err := s.outlook()
-	if err != nil {
-		return s, err
-	}
-	s.plan.uplinks = o.uplinks
-	if err := s.plan.apply(nl); err != nil {
-		return s, err
+	if err := s.plan.apply(s.nl); err != nil {
+		return err
 	}
 	if err := s.reroute(); err != nil {
-		return s, err
+		return err
 	}
 	// An error about a packet from a TUN is to have the address of that TUN, which decides which way it goes.
 	if err := s.sysctl(errorsKnob, "1"); err != nil {
-		return s, err
+		return err
 	}
 	if err := s.sysctl(forwardingKnob, "1"); err != nil {
-		return s, err
+		return err
 	}
 	if err := s.answer(); err != nil {
-		return s, err
+		return err
 	}
-	return s, s.adapt()
+	return s.adapt()
 }
 
 // chooseMTU is the MTU of the TUNs: as large as that of any other interface, so that only the path matters.
@@ -120,7 +123,8 @@ func (s *system) chooseMTU() (int, error) {
 	mtu := 1500
 	for _, l := range links {
 		a := l.Attrs()
-		if a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0 && !slices.Contains(s.index[:], a.Index) {
+		own := slices.Contains(s.index[:], a.Index) || a.Name == s.devices.Inside || a.Name == s.devices.Outside // of an earlier run, too
+		if a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0 && !own {
 			mtu = max(mtu, a.MTU)
 		}
 	}
@@ -140,7 +144,7 @@ var (
 )
 
 func (s *system) openTUN(side int, name string) (err error) {
-	dev, err := tun.Open(tun.Options{Name: name})
+	dev, err := s.attach(side, name)
 	if err != nil {
 		return err
 	}
@@ -148,6 +152,8 @@ func (s *system) openTUN(side int, name string) (err error) {
 		s.tuns[side] = newSlot(dev, func() { s.notice(ownChange | machineChange) })
 	} else if err := s.tuns[side].put(dev); err != nil {
 		return err
+	} else if s.reopened != nil {
+		s.reopened()
 	}
 	link, err := s.nl.LinkByName(name)
 	if err != nil {
@@ -262,35 +268,6 @@ func (s *system) outsideAddress() netip.Prefix {
 		return netip.PrefixFrom(s.self, 32)
 	}
 	return outsideDummy
-}
-
-// undo takes everything back but the guard.
-func (s *system) undo() error {
-	var errs []error
-	if s.plan.insideDev != "" { // otherwise it did not get that far
-		_, err := deleteProxies(s.nl, s.plan.external) // another machine may take the addresses over now
-		errs = append(errs, err)
-	}
-	for _, d := range s.tuns {
-		if d != nil {
-			errs = append(errs, d.Close()) // its routes go with it
-		}
-	}
-	if s.arp != 0 {
-		errs = append(errs, unix.Close(s.arp))
-		s.arp = 0
-	}
-	if s.plan.insideDev != "" {
-		s.plan.insideDev, s.plan.outsideDev = "", ""
-		errs = append(errs, s.plan.apply(s.nl))
-	}
-	for _, r := range slices.Backward(s.restore) {
-		if err := r.write(); err != nil && !errors.Is(err, os.ErrNotExist) { // that of a TUN is gone with it
-			errs = append(errs, err)
-		}
-	}
-	s.restore = nil
-	return errors.Join(errs...)
 }
 
 // dropped is what the kernel dropped on the way to the reader of a TUN, and of what was written to it.

@@ -143,17 +143,23 @@ func adopt(f *os.File, path string) (*File, error) {
 	return file, err
 }
 
-// FromFD is the file behind a descriptor of Share, which f stays; it is for looking, until Lock.
-func FromFD(f *os.File) (*File, error) {
+// FromFD is the file behind a descriptor of Share, which stays the caller's. It is for looking, until Lock. path is where it
+// may be; it is "" or another's for a memfd. With an error that is ErrUnusable there is a File, as with Open.
+func FromFD(f *os.File, path string) (*File, error) {
 	own, err := reopen(f)
 	if err != nil {
 		return nil, err
 	}
 	file := &File{f: own}
-	if err := file.mapIn(); err != nil {
+	have, err1 := own.Stat()
+	if there, err2 := os.Lstat(path); err1 == nil && err2 == nil && os.SameFile(have, there) {
+		file.path = path
+	}
+	err = file.mapIn()
+	if err != nil && !errors.Is(err, ErrUnusable) {
 		return nil, errors.Join(err, own.Close())
 	}
-	return file, nil
+	return file, err
 }
 
 // Share is another descriptor of the file, for somebody who is to keep it, or to own it next; ownership is not with it.
@@ -179,9 +185,14 @@ func (f *File) Lock() error {
 	if err := lock(f.f); err != nil {
 		return err
 	}
-	f.own(os.Getpid())
+	if f.Usable() {
+		f.own(os.Getpid())
+	}
 	return nil
 }
+
+// Usable reports whether there is something in f.
+func (f *File) Usable() bool { return f.data != nil }
 
 // Create makes a file with room for size bytes of records, all zero, owned by this process; it has no name until Publish.
 // Missing directories are made, for the user of the process alone. path is "" for a memfd.
@@ -300,9 +311,6 @@ func (f *File) Publish(old *File) error {
 	return nil
 }
 
-// Named says where f is, so that Publish of another knows; for a file that came by FromFD.
-func (f *File) Named(path string) { f.path = path }
-
 // Path is where it is, "" for a memfd.
 func (f *File) Path() string { return f.path }
 
@@ -362,7 +370,7 @@ func (f *File) Release() error {
 	if f.data != nil {
 		f.own(0)
 	}
-	return f.f.Close() // and with it the lock
+	return errors.Join(unix.Flock(int(f.f.Fd()), unix.LOCK_UN), f.f.Close()) // the mapping would keep the lock
 }
 
 // Close gives the file up and unmaps it.

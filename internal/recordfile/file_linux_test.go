@@ -275,7 +275,7 @@ func TestMemfd(t *testing.T) {
 	if err := kept.Truncate(0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("truncate: %v", err)
 	}
-	look, err := FromFD(kept)
+	look, err := FromFD(kept, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,9 +287,14 @@ func TestMemfd(t *testing.T) {
 	if err := look.Lock(); !errors.As(err, &owned) || owned.PID != os.Getpid() {
 		t.Errorf("the owner lives: %v", err)
 	}
-	_ = f.Close()
+	if err := f.Release(); err != nil {
+		t.Fatal(err)
+	}
 	if err := look.Lock(); err != nil {
-		t.Errorf("the descriptor that is kept has the lock of the owner: %v", err)
+		t.Errorf("what is kept, or mapped, has the lock of the owner: %v", err)
+	}
+	if !bytes.HasPrefix(f.Records(), []byte("a record")) {
+		t.Error("the mapping has gone with the ownership")
 	}
 }
 

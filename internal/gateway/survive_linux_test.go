@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// setting is a number of the environment, for the long form.
+func setting(t *testing.T, name string, short int) int {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return short
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// TestKillUnderTraffic: the gateway is killed at random moments, in the middle of a start too, and started again, and then
+// upgraded, while many connections go on. None breaks, no byte is wrong or lost, no datagram is corrupt or goes to another,
+// no external port changes its owner. TIDEGATE_FLOWS, TIDEGATE_KILLS and TIDEGATE_UPGRADES make it long.
+func TestKillUnderTraffic(t *testing.T) {
+	t.Parallel()
+	flows, kills, upgrades := setting(t, "TIDEGATE_FLOWS", 100), setting(t, "TIDEGATE_KILLS", 10), setting(t, "TIDEGATE_UPGRADES", 5)
+	b := newBed(t)
+	g := b.start()
+	wire := b.watch()
+	every := max(100*time.Millisecond, time.Duration(flows)*time.Millisecond/2)
+	f := b.startTraffic(flows, every)
+	report := func(what string, n int, began time.Time, sent, answered, frames int64) {
+		t.Logf("%d %s in %.1f s: %d TCP frames answered, %d of %d UDP datagrams answered, %d not; longest silence of all flows %v, of one connection %v",
+			n, what, time.Since(began).Seconds(), f.frames.Load()-frames, f.answered.Load()-answered, f.sent.Load()-sent,
+			f.sent.Load()-sent-(f.answered.Load()-answered), f.silence.take().Round(time.Millisecond), f.tcpSilence.take().Round(time.Millisecond))
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d, %d TCP connections, %d UDP flows", seed, flows, flows)
+	r := rand.New(rand.NewPCG(seed, 1))
+	f.silence.take()
+	f.tcpSilence.take()
+	began, sent, answered, frames := time.Now(), f.sent.Load(), f.answered.Load(), f.frames.Load()
+	early := 0
+	for i := range kills {
+		time.Sleep(time.Duration(r.Int64N(int64(400 * time.Millisecond))))
+		g.stop(syscall.SIGKILL)
+		if r.IntN(4) == 0 { // and once more in the middle of the start
+			g = b.launch()
+			time.Sleep(time.Duration(r.Int64N(int64(150 * time.Millisecond))))
+			g.stop(syscall.SIGKILL)
+			early++
+		}
+		g = b.start()
+		if s := g.text(); i > 0 && !strings.Contains(s, `"msg":"adopted"`) {
+			t.Fatalf("start %d adopted nothing:\n%s", i, s)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	f.progress("all flows to go on after the kills", 3)
+	report("kills, "+strconv.Itoa(early)+" more in the middle of a start,", kills, began, sent, answered, frames)
+	f.check()
+
+	began, sent, answered, frames = time.Now(), f.sent.Load(), f.answered.Load(), f.frames.Load()
+	for i := range upgrades {
+		time.Sleep(time.Duration(r.Int64N(int64(200 * time.Millisecond))))
+		next := b.start()
+		if err := g.wait(); err != nil || !strings.Contains(g.text(), `"msg":"handed over"`) {
+			t.Errorf("upgrade %d: the old process ended with %v\n%s", i, err, g.text())
+		}
+		if !strings.Contains(next.text(), `"msg":"adopted"`) {
+			t.Errorf("upgrade %d adopted nothing:\n%s", i, next.text())
+		}
+		g = next
+	}
+	f.progress("all flows to go on after the upgrades", 3)
+	report("upgrades", upgrades, began, sent, answered, frames)
+	f.check()
+
+	t.Logf("%d short flows on the side; %d sends were answered with an ICMP error", f.churned.Load(), f.unreachable.Load())
+	t.Logf("the last start: %s", adopted(g.text()))
+	f.stop()
+	f.check()
+	b.healthy()
+	if r := wire().Report; r.Leaks > 0 || r.Packets == 0 {
+		t.Errorf("%v, %d packets", r.Err(), r.Packets)
+	}
+}
+
+// adopted is the line about the adoption.
+func adopted(log string) string {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, `"msg":"adopted"`) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return "nothing was adopted"
+}
