@@ -70,7 +70,8 @@ func Listen(path string) (*Socket, error) {
 	return s, nil
 }
 
-// Inherit is a socket at path that another process listened at; f is a descriptor of it, which stays the caller's.
+// Inherit is a socket at path that another process listens at, so that Close leaves it; see Leave. f is a descriptor of it,
+// which stays the caller's.
 func Inherit(f *os.File, path string) (*Socket, error) {
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -82,14 +83,15 @@ func Inherit(f *os.File, path string) (*Socket, error) {
 	}
 	u.SetUnlinkOnClose(false)
 	s := &Socket{UnixListener: u, path: path}
+	s.Leave(true)
 	if s.file, err = os.Lstat(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("the control socket: %w", err), u.Close())
 	}
 	return s, nil
 }
 
-// Leave has Close not remove the socket, since another process goes on to listen at it.
-func (s *Socket) Leave() { s.left.Store(true) }
+// Leave has Close not remove the socket, since another process listens at it, too; or remove it after all.
+func (s *Socket) Leave(on bool) { s.left.Store(on) }
 
 // Path is where it listens.
 func (s *Socket) Path() string { return s.path }

@@ -127,19 +127,31 @@ type instance struct {
 func (b *bed) start(args ...string) *instance {
 	b.t.Helper()
 	g := b.launch(args...)
+	g.started()
+	return g
+}
+
+// started waits until it forwards.
+func (g *instance) started() {
+	g.t.Helper()
 	select {
 	case <-g.ready:
 	case err := <-g.ended:
 		g.ended <- err // for those who wait yet
-		b.t.Fatalf("the gateway ended: %v\n%s", err, g.text())
+		g.t.Fatalf("the gateway ended: %v\n%s", err, g.text())
 	}
-	return g
 }
 
 // plain is the flags of most tests.
 var plain = []string{"--inside", "10.0.0.0/16", "--public", "203.0.113.1", "--metrics", metricsAddr}
 
 func (b *bed) launch(args ...string) *instance {
+	b.t.Helper()
+	return b.launchAs(func(*exec.Cmd) {}, args...)
+}
+
+// launchAs is launch of a command that change has changed.
+func (b *bed) launchAs(change func(*exec.Cmd), args ...string) *instance {
 	b.t.Helper()
 	if len(args) == 0 {
 		args = plain
@@ -149,6 +161,7 @@ func (b *bed) launch(args ...string) *instance {
 	g := &instance{t: b.t, ready: make(chan struct{}), ended: make(chan error, 1)}
 	g.cmd = b.gw.Command(context.Background(), binary, args...)
 	g.cmd.SysProcAttr.Cloneflags = 0 // it needs a /proc of its PID namespace, and starts no other programs
+	change(g.cmd)
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {
 		b.t.Fatal(err)

@@ -117,6 +117,9 @@ func (g *process) rehearse() error {
 	if err := g.memory.look(state, g.taker.State); err != nil {
 		return err
 	}
+	if err := g.memory.reserve(g.sizes.RecordsSize()); err != nil {
+		return err
+	}
 	if g.memory.usable() {
 		trial := g.sizes
 		trial.Records, trial.Events = nil, 0
@@ -128,7 +131,7 @@ func (g *process) rehearse() error {
 			return refused(err)
 		}
 	}
-	return g.memory.reserve(g.sizes.RecordsSize())
+	return nil
 }
 
 // fetch is a descriptor that the process before this one, or the service manager, has for us; it is the caller's. 0 is none.

@@ -87,6 +87,9 @@ func (g *process) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if socket != nil {
+		socket.Leave(false) // it is ours alone
+	}
 	// Its devices come later: the counters are where the records are.
 	l := newLoop(engine, nil, nil)
 	l.base, l.counts, l.book = 0, g.sizes.FlowCounters, b // the clock of the records
@@ -127,7 +130,7 @@ func (g *process) run(ctx context.Context) (err error) {
 	stopServing = sync.OnceFunc(stopServing)
 	defer stopServing()
 	if g.giver != nil {
-		g.giver.clear = func() { r.freeze(); socket.Leave(); stopServing() }
+		g.giver.clear = func() { r.freeze(); socket.Leave(true); stopServing() }
 	}
 	if err := dropPrivileges(); err != nil {
 		return err
