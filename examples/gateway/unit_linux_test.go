@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestUnit: systemd finds no fault with the shipped unit, and its exposure is what the documentation says, or less.
+func TestUnit(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	b, err := os.ReadFile("systemd/tidegate.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A program that is there, in the place of ours.
+	unit := filepath.Join(t.TempDir(), "tidegate.service")
+	text := strings.ReplaceAll(string(b), "/usr/local/sbin/gateway", "/bin/true")
+	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	verify := func() string {
+		t.Helper()
+		out, err := exec.Command(analyze, "verify", "--man=no", unit).CombinedOutput()
+		if err != nil {
+			return string(out) + err.Error()
+		}
+		return string(out)
+	}
+	if out := verify(); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", unit).CombinedOutput()
+	m := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+) `).FindSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("systemd-analyze security: %v\n%s", err, out)
+	}
+	if v, err := strconv.ParseFloat(string(m[1]), 64); err != nil || v > 2.6 {
+		t.Errorf("the exposure is %s, and documented as 2.6", m[1])
+	}
+	// That it would find one.
+	if err := os.WriteFile(unit, []byte(text+"Frobnicate=yes\n[Service]\nFrobnicate=yes\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := verify(); !strings.Contains(out, "Frobnicate") {
+		t.Errorf("a key that there is not: %s", out)
+	}
+}
