@@ -231,9 +231,6 @@ func (a *adopter) vet(i int, r *conntrack.Record) bool {
 		return false
 	}
 	if r.State != conntrack.Quarantined {
-		if r.Attachment != anyAttachment { // the new policy may mean another by that number
-			r.Attachment = anyAttachment
-		}
 		a.bounded = a.bounded || r.Bits&(conntrack.Tallied|conntrack.Crowded) != 0
 	}
 	return true

@@ -154,3 +154,28 @@ func TestLongQuarantine(t *testing.T) {
 		})
 	}
 }
+
+// TestApplyChecksSourcesAgain: a session that goes on does not excuse its packets from the sources that an attachment has
+// now, neither singly nor in a batch.
+func TestApplyChecksSourcesAgain(t *testing.T) {
+	p := policy(nat.Profile{})
+	e, err := nat.New(nat.Config{Sessions: 8}, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.Worker()
+	ps, vs := make([]packet.Packet, 1), make([]nat.Verdict, 1)
+	for _, want := range []nat.Verdict{nat.Outbound, nat.DropSpoof} {
+		for range 2 {
+			ps[0] = packet.From(udp(at(A, 5000), at(R1, 80), "x"))
+			if w.Batch(ps, 0, 0, vs); vs[0] != want {
+				t.Errorf("%v, want %v", vs[0], want)
+			}
+		}
+		q := policy(nat.Profile{})
+		q.Attachments[0].Sources = []netip.Prefix{netip.PrefixFrom(B, 32)}
+		if _, err := e.Apply(&q, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

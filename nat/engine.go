@@ -370,6 +370,7 @@ func (p *policy) agrees(r *conntrack.Record) bool {
 	if rem.kind != remote {
 		r.Bits |= conntrack.Looped
 	}
+	r.Attachment = anyAttachment // that number may stand for another now, or have other sources
 	r.Epoch = p.epoch
 	return true
 }
