@@ -29,7 +29,8 @@ type watched struct {
 	t     *testing.T
 	gw    *lab.Host
 	hosts map[string]*lab.Host // net and pc
-	now   time.Duration        // of the book
+	c     *config.Config
+	now   time.Duration // of the book
 	log   *journal
 }
 
@@ -66,7 +67,7 @@ func onWatched(t *testing.T, f func(w *watched)) {
 			return err
 		}
 		defer nl.Close()
-		w := &watched{t: t, gw: gw, hosts: hosts, now: time.Hour}
+		w := &watched{t: t, gw: gw, hosts: hosts, c: c, now: time.Hour}
 		j, log := newJournal()
 		w.log = j
 		if w.system, err = prepare(c, nl, newBook(log, func() time.Duration { return w.now })); err != nil {
@@ -504,4 +505,106 @@ func TestFaultsNone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFaultsHeard: the kernel tells of each kind of change, and what does not concern the gateway makes no work.
+func TestFaultsHeard(t *testing.T) {
+	t.Parallel()
+	by := func(dst string) func(w *watched) error {
+		return func(w *watched) error {
+			return w.nl.RouteAdd(&netlink.Route{LinkIndex: w.link("eth1").Attrs().Index, Dst: ipNet(netip.MustParsePrefix(dst)), Gw: net.IP{10, 0, 1, 10}})
+		}
+	}
+	for name, tt := range map[string]struct {
+		change func(w *watched) error
+		want   uint32
+	}{
+		"a rule": {func(w *watched) error { return w.deleteRules(ruleElse) }, ownChange},
+		"a route of ours": {func(w *watched) error {
+			r := w.plan.guard()[0]
+			return w.nl.RouteDel(&r)
+		}, ownChange},
+		"a route inside":    {by("10.0.7.0/24"), machineChange},
+		"the default route": {func(w *watched) error { return w.nl.RouteDel(&netlink.Route{Dst: ipNet(everything)}) }, machineChange},
+		"an address": {func(w *watched) error {
+			return w.nl.AddrAdd(w.link("eth1"), &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/32"))})
+		}, ownChange | machineChange},
+		"an interface": {func(w *watched) error { return w.nl.LinkSetMTU(w.link("eth1"), 1400) }, ownChange | machineChange},
+		"a route of others, and a rule": {func(w *watched) error {
+			return errors.Join(by("192.0.2.0/24")(w), w.deleteRules(ruleElse))
+		}, ownChange},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onWatched(t, func(w *watched) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				w.dirty.Store(0)
+				if err := errors.Join(w.watch(ctx), tt.change(w)); err != nil {
+					t.Error(err)
+					return
+				}
+				for end := time.Now().Add(20 * time.Second); w.dirty.Load() == 0 && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
+				if got := w.dirty.Load(); got != tt.want {
+					t.Errorf("told of %b, want %b", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// TestFaultsForgotten: after a reload the machine as it is then is the measure.
+func TestFaultsForgotten(t *testing.T) {
+	t.Parallel()
+	onWatched(t, func(w *watched) {
+		if err := w.nl.LinkDel(w.link("eth1")); err != nil {
+			t.Error(err)
+		}
+		w.looks()
+		if got := w.faults(); len(got) != 1 || got[0].Kind != faultInside {
+			t.Errorf("without an interface: %s", control.Lines(got))
+		}
+		if err := w.changeOrNot(w.c, func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+		w.looks()
+		if got := control.Lines(w.faults()); got != "ok" {
+			t.Errorf("after a reload: %s", got)
+		}
+	})
+}
+
+// TestFaultsStuck: the guard has a hole that cannot be closed. Nothing is let through before it is: not even by a TUN that is
+// missing, too; and the reason is told.
+func TestFaultsStuck(t *testing.T) {
+	t.Parallel()
+	onWatched(t, func(w *watched) {
+		right := w.plan.external
+		w.plan.external = append(slices.Clone(right), netip.MustParsePrefix("203.0.113.5/24")) // which the kernel takes for no prefix
+		if err := w.nl.LinkDel(w.link("tg-in")); err != nil {
+			t.Error(err)
+		}
+		w.looks()
+		if _, err := w.nl.LinkByName("tg-in"); !errors.As(err, new(netlink.LinkNotFoundError)) {
+			t.Errorf("the TUN: %v", err)
+		}
+		if v, err := readSysctl(forwardingKnob); err != nil || v != "0" {
+			t.Errorf("forwarding: %s, %v", v, err)
+		}
+		got := control.Lines(w.faults())
+		if !strings.HasPrefix(got, "1 of 6 routes of the guard are missing (to put that right fails: add guard route 203.0.113.5/24: invalid argument)\n"+
+			"nothing is forwarded until the guard is whole: ") {
+			t.Errorf("the health check says %q", got)
+		}
+		w.plan.external = right
+		for range 3 {
+			w.now += longestRetry
+			w.looks()
+		}
+		if got := control.Lines(w.faults()); got != "ok" {
+			t.Errorf("afterwards: %s", got)
+		}
+	})
 }
