@@ -3,6 +3,7 @@
 package conntrack
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -308,7 +309,9 @@ func (m *model) slip(do func()) {
 }
 
 func (m *model) step() {
-	switch n := m.r.IntN(104); {
+	switch n := m.r.IntN(105); {
+	case n >= 104:
+		m.rebuild()
 	case n >= 103:
 		m.leap()
 	case n >= 100:
@@ -337,6 +340,79 @@ func (m *model) step() {
 		m.table.Epoch = m.epoch
 	default:
 		m.reconsider()
+	}
+}
+
+// rebuild has another Table go on with the records, whose links are spoiled first: none of them is to be believed.
+func (m *model) rebuild() {
+	m.op = "rebuild"
+	ends := map[string]extKey{}
+	for _, s := range m.sessions {
+		if s.bits&Independent != 0 {
+			end := fmt.Sprint(s.in, s.inPort, s.pool, s.outKey.proto)
+			if k, ok := ends[end]; ok && k != s.extKey {
+				return // of two mappings of one endpoint the Table keeps one, and which is its affair
+			}
+			ends[end] = s.extKey
+		}
+	}
+	// What is in order of its creation is in that of its last packet from now on.
+	type place struct {
+		seen int64
+		h    Handle
+		born *int
+	}
+	order := func(all []place) {
+		borns := []int{}
+		for _, p := range all {
+			borns = append(borns, *p.born)
+		}
+		slices.Sort(borns)
+		slices.SortFunc(all, func(a, b place) int { return cmp.Or(cmp.Compare(a.seen, b.seen), cmp.Compare(a.h, b.h)) })
+		for i, p := range all {
+			*p.born = borns[i]
+		}
+	}
+	var waiting, buried []place
+	for _, s := range m.sessions {
+		if !m.table.Rec(s.h).Has(Replied) {
+			waiting = append(waiting, place{s.seen, s.h, &s.born})
+		}
+	}
+	order(waiting)
+	tombs := map[extKey]*tomb{}
+	m.table.Buried(func(h Handle, r *Record) bool {
+		g := m.tombs[extKeyOf(r)]
+		tombs[extKeyOf(r)] = &g
+		buried = append(buried, place{g.since, h, &g.born})
+		return true
+	})
+	order(buried)
+	for k, g := range tombs {
+		m.tombs[k] = *g
+	}
+	for h := range m.table.recs {
+		r := &m.table.recs[h]
+		if r.Bits&Filter == 0 {
+			r.Next, r.Prev = m.r.Uint32(), m.r.Uint32()
+		}
+		if r.State != Quarantined {
+			r.Bits ^= Bits(m.r.IntN(2)) * Head
+		}
+		if r.Bits&Replied == 0 {
+			next, prev := r.listLinks()
+			*next, *prev = m.r.Uint32(), m.r.Uint32()
+		}
+	}
+	old := m.table
+	t, err := Open(m.cfg, m.kept)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	t.Epoch, t.Agrees, t.Timeouts, t.Released = old.Epoch, old.Agrees, old.Timeouts, old.Released
+	m.table = t
+	if n := t.Rebuild(m.tick(), func(*Record) bool { return true }); n != 0 {
+		m.fail("%d records are dropped", n)
 	}
 }
 

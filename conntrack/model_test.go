@@ -74,6 +74,8 @@ type model struct {
 	t        *testing.T
 	r        *rand.Rand
 	table    *Table
+	cfg      Config
+	kept     []byte
 	now      int64 // which does not wrap around
 	epoch    uint32
 	sessions map[outKey]*modelSession
@@ -90,7 +92,9 @@ func newModel(t *testing.T, seed uint64, sessions int, start int64) *model {
 	m := &model{t: t, r: rand.New(rand.NewPCG(seed, 1)), now: start, epoch: 1,
 		sessions: map[outKey]*modelSession{}, tombs: map[extKey]tomb{}}
 	var err error
-	if m.table, err = New(Config{Sessions: sessions, Counts: seed%2 == 0, Key: [2]uint64{seed, ^seed}}, nil); err != nil {
+	m.cfg = Config{Sessions: sessions, Counts: seed%2 == 0, Key: [2]uint64{seed, ^seed}}
+	m.kept = bytesOf(make([]uint64, KeptSize(m.cfg)/8))
+	if m.table, err = New(m.cfg, m.kept); err != nil {
 		t.Fatal(err)
 	}
 	m.table.Timeouts = modelTimeouts

@@ -280,7 +280,7 @@ func (r *Record) tidy() {
 	}
 	if c.Bits&Replied == 0 {
 		d := c.replyDir()
-		c.End[d], c.Ack[d], c.Win[d] = 0, 0, 0
+		c.Win[d] = 0 // End and Ack become links again
 		c.flags &^= (sawSYN | sawAcked | sawFIN | sawReSYN) << d
 	} else if c.State == UDPOpening {
 		c.State = UDP
