@@ -33,7 +33,7 @@ type Adoption struct {
 // now is on the clock of the other engine's calls, so that time counts that passed between the two. p decides, as in Apply,
 // what goes on; pools and restrictions are known again by their names. Sessions, external ports, time-outs, TCP
 // tracking, quarantine, IP identifications and the counters of Stats go on. Held SYNs, waiting fragments, events that nobody
-// took and the rates of hosts are lost.
+// took and the rates of hosts are lost, and PoolStats begin anew with what the sessions that go on have counted.
 //
 // What no engine can have left whole, since it died between two stores, is dropped; all else of it is kept. If old as a whole
 // cannot be used, the error is one of ErrNotRecords, ErrRecordsVersion, ErrRecordsLayout and ErrRecordsDamaged, and old is
@@ -176,6 +176,11 @@ func (a *adopter) install(p *Policy) {
 	e.install(p)
 	for i := range e.pol.bounds {
 		e.pol.bounds[i].since = a.policy.epoch
+	}
+	for n := range e.pol.pools {
+		if q := &e.pol.pools[n]; n < keptPools && q.name != "" && old[n] == nameID(q.name) {
+			q.since = a.policy.epoch
+		}
 	}
 	// Pools that are gone: their sessions live until the policy says that they do not, and their ports wait as long as those
 	// of any pool.

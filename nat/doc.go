@@ -18,6 +18,9 @@
 //   - Concurrency: an Engine is for all goroutines, a Worker for one. Policies, lists, counters and events may be changed
 //     and read while packets flow. Config.Shards says how many workers can be busy at once without waiting for each other.
 //
+// What an engine knows of sessions can outlive it: it lies in Config.Records, which may be a file mapping, and Adopt makes
+// another engine that goes on with it, after an upgrade or a crash at any moment.
+//
 // The first example is a whole program; the one called eventLoop is a loop of one's own, with a clock of one's own. A loop
 // over two TUN devices, or over devices of one's own, is in the examples of package tun.
 //
