@@ -37,6 +37,7 @@ func between(src, dst string) packet.Packet {
 func TestExchange(t *testing.T) {
 	out := &sink{}
 	x := newExchange(out)
+	x.private = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	a, b, c := x.plug("vpc-a"), x.plug("vpc-b"), x.plug("vpc-c")
 	address := netip.MustParseAddr
 	x.steer("vpc-a", &nat.Policy{Static: []nat.Static{{Inside: address("10.0.0.4"), Outside: address("198.51.100.1")}}})
@@ -59,6 +60,9 @@ func TestExchange(t *testing.T) {
 		{"nobody's address is refused by an engine", "", "203.0.113.9", "198.51.100.7", a, false},
 		{"a private address, from the internet", "", "203.0.113.9", "10.1.0.9", nil, false},
 		{"a private address, as a peer", "", "10.0.0.4", "10.1.0.9", nil, false},
+		{"a private address that the internet routes here is refused by an engine", "", "203.0.113.9", "10.9.0.1", a, false},
+		{"one of our own sources, to that address", "", "198.51.100.2", "10.9.0.1", nil, false},
+		{"private, from a VPC, to that address", "vpc-a", "10.0.0.4", "10.9.0.1", nil, false},
 		{"something else, from the internet", "", "203.0.113.9", "192.0.2.1", nil, false},
 		{"one of our own sources, from the internet", "", "198.51.100.2", "198.51.100.1", nil, false},
 		{"out", "vpc-a", "198.51.100.1", "203.0.113.9", nil, true},
