@@ -19,16 +19,19 @@ type Adoption struct {
 	Expired, Cut int
 	// Torn were half made or half changed, or made no sense.
 	Torn int
-	// NoRoom did not fit: into fewer records, or into the shards, of which each owns a part of the ports.
+	// NoRoom did not fit into fewer records, or with another Seed into the shards, of which each owns a part of the ports.
 	NoRoom int
+	// Shards is how many the engine has.
+	Shards int
 	// Age is how long the last sign of life of the other engine is past.
 	Age time.Duration
 }
 
 // Adopt makes an engine of what another one, which has ended or will do nothing more, has left in old. If old and
 // cfg.Records are the same memory, it goes on in place. Otherwise the records are copied, into cfg.Records or onto the heap,
-// and old is only read: so the new engine may have other Sessions, Shards and FlowCounters. With cfg.Seed 0 the seed is that
-// of old.
+// and old is only read: so the new engine may have other Sessions, FlowCounters, and fewer Shards. More than old has it gets
+// only when it starts empty, for the ports are dealt to the shards: until then it keeps those, as Adoption.Shards says. With
+// cfg.Seed 0 the seed is that of old.
 //
 // now is on the clock of the other engine's calls, so that time counts that passed between the two. p decides, as in Apply,
 // what goes on; pools and restrictions are known again by their names. Sessions, external ports, time-outs, TCP
@@ -40,13 +43,16 @@ type Adoption struct {
 // as it was. An Adopt that was interrupted can be repeated.
 func Adopt(cfg Config, old []byte, p *Policy, now time.Duration) (*Engine, Adoption, error) {
 	inPlace := sameMemory(old, cfg.Records)
+	l, unreadable := readRecords(old)
+	if cfg = cfg.withDefaults(); unreadable == nil && len(cfg.sizeFaults()) == 0 {
+		cfg.Shards = min(cfg.Shards, l.cfg.Shards)
+	}
 	cfg, err := cfg.complete(p)
 	if err != nil {
 		return nil, Adoption{}, err
 	}
-	l, err := readRecords(old)
-	if err != nil {
-		return nil, Adoption{}, err
+	if unreadable != nil {
+		return nil, Adoption{}, unreadable
 	}
 	seed := l.head.seed
 	if cfg.Seed != 0 {
@@ -82,6 +88,7 @@ func Adopt(cfg Config, old []byte, p *Policy, now time.Duration) (*Engine, Adopt
 	if !inPlace {
 		e.kept.finish()
 	}
+	a.Shards = cfg.Shards
 	if ms > clock {
 		a.Age = time.Duration(ms-clock) * time.Millisecond
 	}

@@ -56,6 +56,8 @@ func TestAdopt(t *testing.T) {
 		{"onto the heap", func(c *nat.Config) { c.Records = nil }},
 		{"other records", func(c *nat.Config) { c.Records, c.Sessions, c.FlowCounters = nil, 5, false }},
 		{"one shard", func(c *nat.Config) { c.Records, c.Shards = nil, 1 }},
+		{"more shards", func(c *nat.Config) { c.Records, c.Shards = nil, 16 }},
+		{"more shards, in place", func(c *nat.Config) { c.Shards = 16 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg, e := adoptee(t, nat.Config{Sessions: 64, Shards: 2, FlowCounters: true}, &p)
@@ -66,7 +68,7 @@ func TestAdopt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := (nat.Adoption{Sessions: 3, Age: 10 * time.Second}); got != want {
+			if want := (nat.Adoption{Sessions: 3, Shards: min(2, cfg.Shards), Age: 10 * time.Second}); got != want {
 				t.Errorf("%+v, want %+v", got, want)
 			}
 			if err := e.Check(11 * time.Second); err != nil {
@@ -179,7 +181,7 @@ func TestAdoptTime(t *testing.T) {
 			t.Fatal(v)
 		}
 		_, _, got := adopted(t, cfg, &p, start+c.gap)
-		if c.want.Age = c.gap; got != c.want {
+		if c.want.Age, c.want.Shards = c.gap, 1; got != c.want {
 			t.Errorf("after %v: %+v, want %+v", c.gap, got, c.want)
 		}
 	}
@@ -196,7 +198,7 @@ func TestAdoptPolicy(t *testing.T) {
 		p.Pools = append([]nat.Pool{{Name: "another", Addresses: []netip.Addr{PB}}}, p.Pools...)
 	})
 	e, w, got := adopted(t, cfg, &more, time.Second)
-	if want := (nat.Adoption{Sessions: 1, Age: time.Second}); got != want {
+	if want := (nat.Adoption{Sessions: 1, Shards: 1, Age: time.Second}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if v, _ := send(w, 0, udp(at(A, 5000), at(R1, 80), "x"), time.Second); v != nat.Outbound || e.Stats(0).Created != 1 {
@@ -300,7 +302,7 @@ func TestAdoptRoom(t *testing.T) {
 	old := cfg.Records
 	cfg.Records, cfg.Sessions = nil, 2
 	e, got, err := nat.Adopt(cfg, old, &p, time.Second)
-	if want := (nat.Adoption{Sessions: 2, NoRoom: 1}); err != nil || got != want {
+	if want := (nat.Adoption{Sessions: 2, NoRoom: 1, Shards: 1}); err != nil || got != want {
 		t.Fatalf("%+v, want %+v: %v", got, want, err)
 	}
 	for s := range e.Sessions(time.Second) {

@@ -108,9 +108,13 @@ func (s *sim) adopt(d *dice, p *nat.Policy) error {
 		return fmt.Errorf("adopt: %w", err)
 	}
 	s.note("adopted %+v: %+v", *p, got)
+	if got.Torn != 0 || got.NoRoom != 0 {
+		return fmt.Errorf("adopted with losses: %+v", got)
+	}
 	if &cfg.Records[0] != &old[0] && !bytes.Equal(was, old) {
 		return fmt.Errorf("what was to be read only was written to")
 	}
+	cfg.Shards = got.Shards
 	s.cfg, s.engine, s.worker, s.policy = cfg, e, e.Worker(), p
 	s.laws.Policy(p)
 	s.laws.Forget()
