@@ -38,11 +38,12 @@ func policy(n int, profile nat.Profile) *nat.Policy {
 
 // engineLoad is an engine with a full table, and the packets of its flows.
 type engineLoad struct {
-	e  *nat.Engine
-	w  *nat.Worker
-	r  *ring
-	ps [ringSize]packet.Packet
-	vs [batchSize]nat.Verdict
+	e    *nat.Engine
+	w    *nat.Worker
+	r    *ring
+	ps   [ringSize]packet.Packet
+	vs   [batchSize]nat.Verdict
+	want [2]nat.Verdict // out and in
 }
 
 // newEngineLoad fills an engine with n established flows: TCP by handshakes, UDP by a packet each way.
@@ -52,17 +53,32 @@ func newEngineLoad(tb testing.TB, n int, proto uint8, profile nat.Profile) *engi
 
 func newEngineLoadIn(tb testing.TB, cfg nat.Config, proto uint8, profile nat.Profile) *engineLoad {
 	tb.Helper()
-	n := cfg.Sessions
-	e, err := nat.New(cfg, policy(n, profile))
+	l := newEmptyLoad(tb, cfg, policy(cfg.Sessions, profile), newRing(proto))
+	l.r.keys[0] = outKeys(cfg.Sessions, proto)
+	l.establish(tb, nat.Outbound, nat.Inbound)
+	return l
+}
+
+// newEmptyLoad is an engine without flows.
+func newEmptyLoad(tb testing.TB, cfg nat.Config, p *nat.Policy, r *ring) *engineLoad {
+	tb.Helper()
+	e, err := nat.New(cfg, p)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &engineLoad{e: e, w: e.Worker(), r: newRing(proto)}
+	l := &engineLoad{e: e, w: e.Worker(), r: r}
 	for i := range l.ps {
-		l.ps[i] = packet.Packet{Buf: l.r.buf[i][:], Len: length}
+		l.ps[i] = packet.Packet{Buf: r.buf[i][:], Len: length}
 	}
-	l.r.keys[0] = outKeys(n, proto)
-	in := make([]key, 0, n)
+	return l
+}
+
+// establish takes a packet each way of all flows through the engine, of TCP a handshake, which pass as out and in say.
+func (l *engineLoad) establish(tb testing.TB, out, in nat.Verdict) {
+	tb.Helper()
+	l.want = [2]nat.Verdict{out, in}
+	proto := l.r.proto
+	answers := make([]key, 0, len(l.r.keys[0]))
 	var b [64]byte
 	send := func(k key, from nat.AttachmentID, flags uint8, seq, ack uint32) []byte {
 		blank(b[:], proto)
@@ -75,7 +91,7 @@ func newEngineLoadIn(tb testing.TB, cfg nat.Config, proto uint8, profile nat.Pro
 		k.seal(b[:])
 		k.put(b[:], sumAt(proto))
 		p := packet.Packet{Buf: b[:], Len: length}
-		if v := l.w.Translate(&p, from, 0); !v.Forward() {
+		if v := l.w.Translate(&p, from, 0); v != l.want[from] {
 			tb.Fatalf("%v", v)
 		}
 		return b[:]
@@ -88,17 +104,15 @@ func newEngineLoadIn(tb testing.TB, cfg nat.Config, proto uint8, profile nat.Pro
 		if proto == packet.TCP {
 			send(k, 0, packet.ACK, 0, 0)
 		}
-		in = append(in, back)
+		answers = append(answers, back)
 	}
-	l.r.setInbound(in)
-	return l
+	l.r.setInbound(answers)
 }
 
 func (l *engineLoad) translate(inside bool, i int, now time.Duration) (done int) {
 	from := nat.AttachmentID(1)
-	want := nat.Inbound
 	if inside {
-		from, want = 0, nat.Outbound
+		from = 0
 	}
 	ps := l.ps[i : i+batchSize]
 	for j := range ps {
@@ -106,7 +120,7 @@ func (l *engineLoad) translate(inside bool, i int, now time.Duration) (done int)
 	}
 	l.w.Batch(ps, from, now, l.vs[:])
 	for _, v := range l.vs {
-		if v == want {
+		if v == l.want[from] {
 			done++
 		}
 	}

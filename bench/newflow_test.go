@@ -31,19 +31,13 @@ func BenchmarkNewFlow(b *testing.B) {
 				var engine, base []float64
 				for i := range b.N {
 					b.StopTimer()
-					e, err := nat.New(nat.Config{Sessions: flows}, policy(flows, profile))
-					if err != nil {
-						b.Fatal(err)
-					}
-					l := &engineLoad{e: e, w: e.Worker(), r: r}
-					for j := range l.ps {
-						l.ps[j] = packet.Packet{Buf: r.buf[j][:], Len: length}
-					}
+					l := newEmptyLoad(b, nat.Config{Sessions: flows}, policy(flows, profile), r)
+					l.want[0] = nat.Outbound
 					n := flows / ringSize // the rest of a ring would be flows of before
 					b.StartTimer()
 					ns, done := r.pass(n, l.translate)
 					b.StopTimer()
-					if done != n*ringSize || e.Stats(time.Second).Sessions != done {
+					if done != n*ringSize || l.e.Stats(time.Second).Sessions != done {
 						b.Fatalf("%d of %d flows made: %v", done, n*ringSize, l.vs)
 					}
 					engine = append(engine, ns)
