@@ -143,9 +143,9 @@ func (g *giver) serve(conn net.Conn, ask request) {
 	if err == nil {
 		return
 	}
-	g.log.Info("another process looked, and did not take over", "pid", ask.PID, "version", ask.Version, "error", err)
 	_ = conn.Close()
-	g.busy.Store(false)
+	g.busy.Store(false) // whoever reads that it is over may be the next to ask
+	g.log.Info("another process looked, and did not take over", "pid", ask.PID, "version", ask.Version, "error", err)
 }
 
 func (g *giver) propose(conn net.Conn, ask request) error {

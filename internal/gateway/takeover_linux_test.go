@@ -104,11 +104,13 @@ func TestUpgradeRefused(t *testing.T) {
 		}
 		conn.alive("after a start that was refused for " + name)
 	}
-	// One that only looked.
+	// One that only looked: not those before, of which some have, too.
 	c := b.askToTake()
 	_ = c.Close()
 	conn.alive("after somebody looked")
-	until(t, "the log to say so", func() bool { return strings.Contains(g.text(), "another process looked, and did not take over") })
+	until(t, "the log to say so", func() bool {
+		return strings.Contains(g.text(), `"another process looked, and did not take over","pid":1,"version":"test"`)
+	})
 	b.healthy()
 
 	// One that takes over and dies.
