@@ -230,8 +230,8 @@ func TestNGW8_LimitsAndDeletion(t *testing.T) {
 	equal(t, "Elastic IPs in use", count(&w.addresses, func(a Address) bool { return a.AssociationID != "" }), 2)
 }
 
-// NGW-11, as far as the model goes: what a private gateway sends to an internet gateway is dropped, and what is behind a
-// transit gateway is reached untranslated without one.
+// What a private gateway sends to an internet gateway is dropped, and what is behind a transit gateway it reaches as its
+// private address; without one that is reached untranslated.
 func TestNGW11_PrivateGateway(t *testing.T) {
 	e := newEdge(t)
 	i := e.run(e.private)
@@ -254,15 +254,15 @@ func TestNGW11_PrivateGateway(t *testing.T) {
 	e.ok(e.ReplaceRoute(table.ID, prefix("10.1.0.0/16"), g.ID))
 	e.apply()
 	e.stops("to the internet gateway", i.Attachment, tcp(i.PrivateIP, 5000, r1, 80), nat.DropNoPath)
-	own4 := g.Addresses[0].PrivateIP
+	private := g.Addresses[0].PrivateIP
 	b, v := e.send(i.Attachment, f.build(t))
 	equal(t, "to the peer, through it", v, nat.Outbound)
 	out := read(t, b)
-	equal(t, "as", out.src, own4)
+	equal(t, "as", out.src, private)
 	e.passes("the answer", OutsideAttachment, out.reply(), nat.Inbound, f.reply())
-	e.stops("unasked", OutsideAttachment, tcp(peer, 80, own4, out.srcPort+1), nat.DropNoMapping)
-	e.stops("from an instance", i.Attachment, tcp(i.PrivateIP, 5000, own4, out.srcPort), nat.DropNoMapping)
-	e.stops("from the internet", OutsideAttachment, tcp(r1, 80, own4, out.srcPort), nat.DropNoMapping)
+	e.stops("unasked", OutsideAttachment, tcp(peer, 80, private, out.srcPort+1), nat.DropNoMapping)
+	e.stops("from an instance", i.Attachment, tcp(i.PrivateIP, 5000, private, out.srcPort), nat.DropNoMapping)
+	e.stops("from the internet", OutsideAttachment, tcp(r1, 80, private, out.srcPort), nat.DropNoMapping)
 
 	// A detached transit gateway leads nowhere.
 	e.ok(e.ReplaceRoute(table.ID, prefix("10.1.0.0/16"), tgw.ID))

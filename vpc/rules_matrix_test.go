@@ -31,6 +31,22 @@ func (r *rules) isOpen(subnet string) (open bool) { // to the internet gateway, 
 	return open
 }
 
+// kind is what the start of a flow is to security groups: a protocol, and the port of the receiver or an ICMP type << 8.
+type kind struct{ protocol, port int }
+
+var kinds = []kind{{packet.TCP, 80}, {packet.UDP, 53}, {packet.ICMP, 8 << 8}, {packet.TCP, 22}, {packet.UDP, 61}}
+
+// from is a packet of a kind from a port, or with that identifier.
+func (k kind) from(src netip.Addr, port uint16, dst netip.Addr) flow {
+	switch k.protocol {
+	case packet.TCP:
+		return tcp(src, port, dst, uint16(k.port))
+	case packet.UDP:
+		return udp(src, port, dst, uint16(k.port))
+	}
+	return echo(src, dst, port)
+}
+
 // public is the public address of a private one.
 func (r *rules) public(iface string, ip netip.Addr) netip.Addr {
 	if _, e := r.eipAt(iface, ip); e != nil {
@@ -75,7 +91,7 @@ func (r *rules) isElsewhere(vpc string, public netip.Addr) bool {
 }
 
 // delivered is what becomes of a packet for a private address.
-func (r *rules) delivered(vpc string, src, dst netip.Addr, port int) string {
+func (r *rules) delivered(vpc string, src, dst netip.Addr, k kind) string {
 	for _, g := range r.nats {
 		for _, a := range g.addrs {
 			if g.private && a.ip == dst && r.subnets[g.subnet].vpc == vpc {
@@ -84,7 +100,7 @@ func (r *rules) delivered(vpc string, src, dst netip.Addr, port int) string {
 		}
 	}
 	for _, i := range r.ifaces {
-		if r.vpcOf(i) == vpc && r.runs(i) && slices.Contains(i.ips, dst) && !r.allowed(i, 0, src, packet.TCP, port) {
+		if r.vpcOf(i) == vpc && r.runs(i) && slices.Contains(i.ips, dst) && !r.allowed(i, 0, src, k.protocol, k.port) {
 			return ""
 		}
 	}
@@ -92,9 +108,12 @@ func (r *rules) delivered(vpc string, src, dst netip.Addr, port int) string {
 }
 
 // throughGateway is what the internet gateway does with a packet that has a public source.
-func (r *rules) throughGateway(vpc string, src, dst netip.Addr, port int) string {
+func (r *rules) throughGateway(vpc string, src, dst netip.Addr, k kind) string {
+	if src == dst && k.protocol == packet.ICMP {
+		return "" // both ends are the same, to the identifier (H-4)
+	}
 	if to := r.behind(vpc, dst); to.IsValid() {
-		return r.delivered(vpc, src, to, port)
+		return r.delivered(vpc, src, to, k)
 	}
 	if r.isElsewhere(vpc, dst) {
 		return leavesAs(src)
@@ -103,14 +122,14 @@ func (r *rules) throughGateway(vpc string, src, dst netip.Addr, port int) string
 }
 
 // fromHost is what may become of a packet of a host.
-func (r *rules) fromHost(iface string, src, dst netip.Addr, port int) []string {
+func (r *rules) fromHost(iface string, src, dst netip.Addr, k kind) []string {
 	i := r.ifaces[iface]
 	vpc := r.vpcOf(i)
 	switch {
-	case !r.runs(i) || !r.allowed(i, 1, dst, packet.TCP, port):
+	case !r.runs(i) || !r.allowed(i, 1, dst, k.protocol, k.port):
 		return fates("")
 	case inVPC(dst):
-		return fates(r.delivered(vpc, src, dst, port))
+		return fates(r.delivered(vpc, src, dst, k))
 	}
 	target := r.route(i.subnet, dst)
 	switch r.leads(vpc, target) {
@@ -118,7 +137,7 @@ func (r *rules) fromHost(iface string, src, dst netip.Addr, port int) []string {
 		return fates(leavesAs(src))
 	case "internet":
 		if public := r.public(iface, src); public.IsValid() {
-			return fates(r.throughGateway(vpc, public, dst, port))
+			return fates(r.throughGateway(vpc, public, dst, k))
 		}
 	case "nat":
 		g := r.nats[target]
@@ -130,7 +149,7 @@ func (r *rules) fromHost(iface string, src, dst netip.Addr, port int) []string {
 			case g.private && second == "transit":
 				out = append(out, leavesAs(a.ip))
 			case !g.private && second == "internet":
-				out = append(out, r.throughGateway(vpc, r.eips[a.eip].ip, dst, port))
+				out = append(out, r.throughGateway(vpc, r.eips[a.eip].ip, dst, k))
 			default:
 				return fates("")
 			}
@@ -141,20 +160,31 @@ func (r *rules) fromHost(iface string, src, dst netip.Addr, port int) []string {
 }
 
 // fromOutside is what becomes of a packet from elsewhere, by way of the internet or of a transit gateway.
-func (r *rules) fromOutside(vpc string, src, dst netip.Addr, port int) string {
+func (r *rules) fromOutside(vpc string, src, dst netip.Addr, k kind) string {
 	if to := r.behind(vpc, dst); to.IsValid() {
-		return r.delivered(vpc, src, to, port)
+		return r.delivered(vpc, src, to, k)
 	}
 	for id, s := range r.subnets { // whether somebody has the address is not the engine's business
 		if s.vpc == vpc && s.cidr.Contains(dst) && r.leads(vpc, r.route(id, src)) == "transit" {
-			return r.delivered(vpc, src, dst, port)
+			return r.delivered(vpc, src, dst, k)
 		}
 	}
 	return ""
 }
 
+// holder is the running interface that has a private address, nil if there is none.
+func (r *rules) holder(vpc string, ip netip.Addr) *ruleIface {
+	for _, i := range r.ifaces {
+		if r.vpcOf(i) == vpc && r.runs(i) && slices.Contains(i.ips, ip) {
+			return i
+		}
+	}
+	return nil
+}
+
 // matrix sends a packet from every address to every other, to the internet and to the peer network, and from those to
-// every address, private and public, through the engine of each VPC. What is answered comes back.
+// every address, private and public, through the engine of each VPC. What arrives is answered, and the answer comes back
+// whatever the security groups say.
 func (r *rules) matrix(t *rapid.T) {
 	for vpc := range r.vpcs {
 		p, err := r.m.Policy(vpc)
@@ -162,7 +192,12 @@ func (r *rules) matrix(t *rapid.T) {
 		engine, err := nat.New(nat.Config{Seed: 1, Sessions: 4096}, p)
 		fatal(t, err)
 		w := engine.Worker()
-		port := uint16(1024)
+		attachments := map[netip.Addr]nat.AttachmentID{}
+		for _, a := range p.Attachments {
+			for _, s := range a.Sources {
+				attachments[s.Addr()] = a.ID
+			}
+		}
 		// send says what becomes of a packet, and what it is then.
 		send := func(from nat.AttachmentID, f flow) (string, flow) {
 			q := packet.From(f.build(r.tb))
@@ -184,6 +219,8 @@ func (r *rules) matrix(t *rapid.T) {
 			destinations = append(destinations, ip)
 		}
 		slices.SortFunc(destinations, netip.Addr.Compare)
+		port := uint16(1024) // another one for each packet
+		next := func() (kind, uint16) { port++; return kinds[int(port)%len(kinds)], port }
 		for _, n := range r.m.DescribeNetworkInterfaces() {
 			if n.VPCID != vpc {
 				continue
@@ -193,16 +230,21 @@ func (r *rules) matrix(t *rapid.T) {
 					if dst == a.PrivateIP {
 						continue
 					}
-					port++
-					got, out := send(n.Attachment, tcp(a.PrivateIP, port, dst, 80))
-					if want := r.fromHost(n.ID, a.PrivateIP, dst, 80); !slices.Contains(want, got) {
-						t.Fatalf("%s: %v to %v: %q, want %q", n.ID, a.PrivateIP, dst, got, want)
+					k, port := next()
+					got, out := send(n.Attachment, k.from(a.PrivateIP, port, dst))
+					if want := r.fromHost(n.ID, a.PrivateIP, dst, k); !slices.Contains(want, got) {
+						t.Fatalf("%s: %v to %v, %v: %q, want %q", n.ID, a.PrivateIP, dst, k, got, want)
 					}
-					if got != leavesAs(out.src) || !r.isElsewhere(vpc, dst) { // nobody outside answers for our own
+					from := OutsideAttachment
+					switch {
+					case got == leavesAs(out.src) && r.isElsewhere(vpc, dst): // nobody outside answers for our own
+					case got == arrivesAt(dst, a.PrivateIP) && r.holder(vpc, dst) != nil:
+						from = attachments[dst]
+					default:
 						continue
 					}
-					if got, _ := send(OutsideAttachment, out.reply()); got != arrivesAt(a.PrivateIP, dst) {
-						t.Fatalf("%s: the answer of %v to %v, as %v: %q", n.ID, dst, a.PrivateIP, out.src, got)
+					if got, _ := send(from, out.reply()); got != arrivesAt(a.PrivateIP, dst) {
+						t.Fatalf("%s: the answer of %v to %v, %v, as %v: %q", n.ID, dst, a.PrivateIP, k, out.src, got)
 					}
 				}
 			}
@@ -212,9 +254,20 @@ func (r *rules) matrix(t *rapid.T) {
 				if dst == internet || dst == peer {
 					continue
 				}
-				got, _ := send(OutsideAttachment, tcp(src, 6000, dst, 22))
-				if want := r.fromOutside(vpc, src, dst, 22); got != want {
-					t.Fatalf("%v to %v in %s: %q, want %q", src, dst, vpc, got, want)
+				k, port := next()
+				got, out := send(OutsideAttachment, k.from(src, port, dst))
+				if want := r.fromOutside(vpc, src, dst, k); got != want {
+					t.Fatalf("%v to %v in %s, %v: %q, want %q", src, dst, vpc, k, got, want)
+				}
+				i := r.holder(vpc, out.dst)
+				if got == "" || i == nil {
+					continue
+				}
+				// The answer takes the way of the subnet, which may be another one.
+				if way := r.leads(vpc, r.route(i.subnet, src)); way == "internet" && dst != out.dst || way == "transit" && dst == out.dst {
+					if got, _ := send(attachments[out.dst], out.reply()); got != leavesAs(dst) {
+						t.Fatalf("the answer of %v in %s, asked as %v by %v, %v: %q", out.dst, vpc, dst, src, k, got)
+					}
 				}
 			}
 		}
