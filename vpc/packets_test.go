@@ -303,6 +303,38 @@ func TestEIP10_StaleStateNeverMatchesTheNewOwner(t *testing.T) {
 	e.stops("the old flow, at a new gateway", OutsideAttachment, answer, nat.DropNoMapping)
 }
 
+// What a restricted host was answered for stays its own: who has its Elastic IP next is not answered in its place, nor is
+// who has its private address next.
+func TestEIP10_FilterStateStaysWithItsOwner(t *testing.T) {
+	e := newEdge(t)
+	closed := func(ip netip.Addr) Instance { // in the default group: nothing comes in unasked
+		return must(e.RunInstance(e.now, RunInstanceInput{SubnetID: e.public.ID, PrivateIP: ip}))(t)
+	}
+	a, b := closed(addr("10.0.1.10")), closed(addr("10.0.1.11"))
+	u := e.associate(e.allocate(), a)
+	e.apply()
+	f := udp(a.PrivateIP, 5000, r1, 53)
+	answer := f.at(u.PublicIP).reply()
+	asks := func(i Instance) {
+		t.Helper()
+		f := f.at(i.PrivateIP)
+		e.passes("asked", i.Attachment, f, nat.StaticOutbound, f.at(u.PublicIP))
+		e.passes("answered", OutsideAttachment, answer, nat.StaticInbound, f.reply())
+	}
+	asks(a)
+	u = e.associate(u, b)
+	e.apply()
+	e.stops("at the next owner", OutsideAttachment, answer, nat.DropNotAllowed)
+	asks(b)
+	must(e.TerminateInstance(e.now, a.ID))(t)
+	must(e.TerminateInstance(e.now, b.ID))(t)
+	a = closed(a.PrivateIP) // another instance
+	u = e.associate(u, a)
+	equal(t, "sessions cut", e.apply().Cut, 2)
+	e.stops("at another host with the same addresses", OutsideAttachment, answer, nat.DropNotAllowed)
+	asks(a)
+}
+
 // natEdge is an edge whose private subnet leaves through a NAT gateway, and an instance there.
 func natEdge(t *testing.T) (*edge, NATGatewayAddress, Instance) {
 	e := newEdge(t)

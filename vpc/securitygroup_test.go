@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/packet"
 )
 
 func (w *world) group(name string) SecurityGroup {
@@ -89,6 +90,64 @@ func TestSecurityGroupRules(t *testing.T) {
 	g := must(w.RevokeSecurityGroupIngress(web.ID, []SecurityGroupRule{ports(443, 443, "0.0.0.0/0"), {Protocol: 50, CIDR: prefix("192.0.2.1/32")}}))(t)
 	equal(t, "rules left", len(g.Ingress), 5)
 	equal(t, "allows left", len(w.restrictions()[0].In), 5)
+}
+
+// The rules in force, judged by packets: those of the default group, of ICMP types and codes, and of groups as peers.
+func TestSecurityGroupsByPackets(t *testing.T) {
+	e := newEdge(t)
+	closed := func(s Subnet) Instance { return must(e.RunInstance(e.now, RunInstanceInput{SubnetID: s.ID}))(t) }
+	a, b, c := closed(e.public), closed(e.private), e.run(e.public)
+	e.apply()
+
+	for _, f := range []flow{tcp(r1, 6000, a.PublicIP, 22), udp(r1, 6000, a.PublicIP, 53), echo(r1, a.PublicIP, 9)} {
+		e.stops("unasked", OutsideAttachment, f, nat.DropNotAllowed)
+		f = f.to(a.PrivateIP).at(c.PrivateIP)
+		e.stops("from another group", c.Attachment, f, nat.DropNotAllowed)
+		f = f.at(b.PrivateIP)
+		e.passes("from a member", b.Attachment, f, nat.Untouched, f)
+		e.passes("the answer", a.Attachment, f.reply(), nat.Untouched, f.reply())
+	}
+	for _, f := range []flow{tcp(a.PrivateIP, 5000, r1, 80), udp(a.PrivateIP, 5000, r1, 53), echo(a.PrivateIP, r1, 9)} {
+		e.passes("out", a.Attachment, f, nat.StaticOutbound, f.at(a.PublicIP))
+		e.passes("the answer", OutsideAttachment, f.at(a.PublicIP).reply(), nat.StaticInbound, f.reply())
+		f = f.to(c.PrivateIP)
+		e.passes("to another group", a.Attachment, f, nat.Untouched, f)
+		e.passes("the answer", c.Attachment, f.reply(), nat.Untouched, f.reply())
+	}
+
+	in := func(change func(string, []SecurityGroupRule) (SecurityGroup, error), rules ...SecurityGroupRule) {
+		t.Helper()
+		must(change(e.vpc.DefaultGroupID, rules))(t)
+		e.apply()
+	}
+	ping := SecurityGroupRule{Protocol: packet.ICMP, FromPort: 8, ToPort: AnyICMP, CIDR: prefix("203.0.113.9/32")}
+	in(e.AuthorizeSecurityGroupIngress, ping)
+	e.passes("ping", OutsideAttachment, echo(r1, a.PublicIP, 10), nat.StaticInbound, echo(r1, a.PrivateIP, 10))
+	e.stops("ping of another", OutsideAttachment, echo(r2, a.PublicIP, 10), nat.DropNotAllowed)
+	e.stops("an answer that nobody asked for", OutsideAttachment, echo(a.PublicIP, r1, 11).reply(), nat.DropNotAllowed)
+	in(e.RevokeSecurityGroupIngress, ping)
+	e.passes("a ping that goes on", OutsideAttachment, echo(r1, a.PublicIP, 10), nat.StaticInbound, echo(r1, a.PrivateIP, 10))
+	e.stops("a new one", OutsideAttachment, echo(r1, a.PublicIP, 12), nat.DropNotAllowed)
+	ping.ToPort = 1
+	in(e.AuthorizeSecurityGroupIngress, ping)
+	e.stops("a ping with a code that is not allowed", OutsideAttachment, echo(r1, a.PublicIP, 12), nat.DropNotAllowed)
+	ping.ToPort = 0
+	in(e.AuthorizeSecurityGroupIngress, ping)
+	e.passes("with one that is", OutsideAttachment, echo(r1, a.PublicIP, 12), nat.StaticInbound, echo(r1, a.PrivateIP, 12))
+
+	// A group without members is nobody, not everybody.
+	admins := e.group("admins")
+	in(e.AuthorizeSecurityGroupIngress, SecurityGroupRule{Protocol: packet.TCP, FromPort: 22, ToPort: 22, GroupID: admins.ID})
+	ssh := tcp(c.PrivateIP, 7000, a.PrivateIP, 22)
+	e.stops("no member", c.Attachment, ssh, nat.DropNotAllowed)
+	e.stops("from the internet", OutsideAttachment, tcp(r1, 7000, a.PublicIP, 22), nat.DropNotAllowed)
+	w := e.world
+	w.ok(w.ModifyNetworkInterfaceAttribute(c.NetworkInterfaceID, []string{w.open.ID, admins.ID}))
+	e.apply()
+	e.passes("a member", c.Attachment, ssh, nat.Untouched, ssh)
+	e.stops("from the internet", OutsideAttachment, tcp(r1, 7000, a.PublicIP, 22), nat.DropNotAllowed)
+	// By its public address a member is not known.
+	e.stops("a member, by way of the internet gateway", c.Attachment, tcp(c.PrivateIP, 7001, a.PublicIP, 22), nat.DropNotAllowed)
 }
 
 func TestSecurityGroupRefused(t *testing.T) {
