@@ -20,7 +20,7 @@ func TestTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) < 76 {
+	if len(rows) < 91 {
 		t.Errorf("%d rows", len(rows))
 	}
 	for _, r := range rows {
@@ -106,7 +106,7 @@ func TestReadTree(t *testing.T) {
 	if _, err := readTree("../..", required, []string{"Q-1"}); err == nil {
 		t.Error("there is no row Q-1")
 	}
-	if got := strings.Join(expand("M-1 to M-3, T-10, C-5"), " "); got != "M-1 M-2 M-3 T-10 C-5" {
+	if got := strings.Join(expand("M-1 to M-3, T-10, SG-9 to SG-10"), " "); got != "M-1 M-2 M-3 T-10 SG-9 SG-10" {
 		t.Error(got)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// required are the rows that must have a patch: those without which there is no NAT. More may have one.
-const required = "K-1 to K-6, M-1 to M-15, M-17, U-1 to U-8, T-1 to T-15, I-1 to I-16, H-1 to H-4, F-1 to F-10, C-5"
+// required are the rows that must have a patch: those without which there is no NAT, or no security group. More may have one.
+const required = "K-1 to K-6, M-1 to M-15, M-17, U-1 to U-8, T-1 to T-15, I-1 to I-16, H-1 to H-4, F-1 to F-10, C-5, SG-1 to SG-15"
 
 // row is a row of the page that is asked for: its tests, and its patch, "" if there is none.
 type row struct {
@@ -23,8 +23,8 @@ type row struct {
 }
 
 var (
-	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]-\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$`)
-	rowRange  = regexp.MustCompile(`([A-Z])-(\d+)(?: to [A-Z]-(\d+))?`)
+	tableLine = regexp.MustCompile(`(?m)^\| ([A-Z]+-\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$`)
+	rowRange  = regexp.MustCompile(`([A-Z]+)-(\d+)(?: to [A-Z]+-(\d+))?`)
 )
 
 // readTree is what there is to do in a tree: all that is required or has a patch, or the named ones.
