@@ -22,14 +22,20 @@ import (
 // Close wakes. Every batch is one visit to the poller, however many packets it moves; the functions that do the visit
 // are bound once, and hand their arguments over in r and w, so nothing is allocated for a packet.
 type device struct {
-	name   string
-	file   *os.File
-	conn   syscall.RawConn
-	socket *os.File // in the interface's namespace
-	header bool     // packets have a virtio header in front
-	uso    bool     // the kernel cuts UDP super-packets
-	closed atomic.Bool
-	ending atomic.Bool // StopReading was called
+	name string
+	file *os.File // nil with io_uring, as conn
+	conn syscall.RawConn
+	// control calls f with the descriptor, which is not closed meanwhile.
+	control func(f func(fd int) error) error
+	socket  *os.File // in the interface's namespace
+	header  bool     // packets have a virtio header in front
+	uso     bool     // the kernel cuts UDP super-packets
+	closed  atomic.Bool
+	ending  atomic.Bool // StopReading was called
+	spin    spinner
+	why     error // why it is not io_uring, where that was left open
+
+	sleeps, exhausted atomic.Uint64 // see Stats
 
 	r struct {
 		visit func(fd uintptr) bool
@@ -39,6 +45,8 @@ type device struct {
 	}
 	w struct {
 		visit   func(fd uintptr) bool
+		put     func([]byte) error // instead of a system call, if not nil; flush then does what was put off
+		flush   func()
 		emit    func(packet.Packet) error
 		ps      []packet.Packet
 		fd      int
@@ -51,34 +59,62 @@ type device struct {
 
 // newDevice owns fd, which is attached to an interface and non-blocking.
 func newDevice(fd int, o Options) (Device, error) {
-	file := os.NewFile(uintptr(fd), node)
-	d, err := setUp(fd, file, o)
+	d, err := setUp(fd, o)
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	if o.Backend != BackendLinux {
+		r, err := newRingDevice(fd, d)
+		if err == nil {
+			return r, nil
+		}
+		if o.Backend == BackendURing {
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrUnsupported, err), d.socket.Close(), unix.Close(fd))
+		}
+		d.why = err
+	}
+	if err := d.poll(fd); err != nil {
+		return nil, errors.Join(err, d.file.Close(), d.socket.Close())
 	}
 	return d, nil
 }
 
-func setUp(fd int, file *os.File, o Options) (*device, error) {
+// setUp prepares what does not depend on how packets are read and written.
+func setUp(fd int, o Options) (*device, error) {
 	name, flags, err := identify(fd)
 	if err != nil {
 		return nil, err
 	}
-	d := &device{name: name, file: file, header: flags&unix.IFF_VNET_HDR != 0}
+	d := &device{name: name, header: flags&unix.IFF_VNET_HDR != 0, spin: spinner{limit: o.Spin}}
 	if d.uso, err = configure(fd, o, d.header); err != nil {
-		return nil, err
-	}
-	if err := file.SetReadDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("the descriptor cannot be polled: %w", err)
-	}
-	if d.conn, err = file.SyscallConn(); err != nil {
 		return nil, err
 	}
 	if d.socket, err = socketFor(fd); err != nil {
 		return nil, err
 	}
-	d.r.visit, d.w.visit, d.w.emit = d.readVisit, d.writeVisit, d.emit
+	d.w.emit = d.emit
 	return d, nil
+}
+
+// poll leaves fd to the runtime's poller, for reads and writes of a system call a packet.
+func (d *device) poll(fd int) (err error) {
+	d.file = os.NewFile(uintptr(fd), node)
+	d.control = func(f func(fd int) error) error { return controlFile(d.file, f) }
+	if err := d.file.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("the descriptor cannot be polled: %w", err)
+	}
+	if d.conn, err = d.file.SyscallConn(); err != nil {
+		return err
+	}
+	d.r.visit, d.w.visit = d.readVisit, d.writeVisit
+	return nil
+}
+
+// Stats is that of Observed.
+func (d *device) Stats() Stats { return d.stats(BackendLinux) }
+
+func (d *device) stats(backend string) Stats {
+	return Stats{Backend: backend, Why: d.why, Sleeps: d.sleeps.Load(), Exhausted: d.exhausted.Load()}
 }
 
 func (d *device) Name() string    { return d.name }
@@ -86,7 +122,7 @@ func (d *device) BatchSize() int  { return batchSize }
 func (d *device) BufferSize() int { return bufferSize }
 
 func (d *device) MTU() (int, error) {
-	mtu, err := mtuOf(d.file, d.socket)
+	mtu, err := mtuOf(d.control, d.socket)
 	if err != nil {
 		return 0, fmt.Errorf("tun: MTU of interface %q: %w", d.name, err)
 	}
@@ -108,10 +144,15 @@ func (d *device) StopReading() error {
 
 // Descriptor is that of Keeper.
 func (d *device) Descriptor() (fd int, err error) {
-	cerr := d.conn.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
-	if cerr != nil {
-		return -1, os.ErrClosed
-	}
+	return duplicate(d.control)
+}
+
+func duplicate(control func(func(int) error) error) (fd int, err error) {
+	fd = -1
+	err = control(func(own int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(own), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
 	return fd, err
 }
 
@@ -121,6 +162,7 @@ func (d *device) Read(ps []packet.Packet) (int, error) {
 	}
 	r := &d.r
 	r.ps, r.n, r.err = ps[:min(len(ps), batchSize)], 0, nil
+	d.spin.begin()
 	err := d.conn.Read(r.visit)
 	r.ps = nil
 	if r.n > 0 { // an error behind them comes again with the next Read
@@ -149,8 +191,16 @@ func (d *device) readVisit(fd uintptr) bool {
 		p := &r.ps[r.n]
 		switch err := d.receive(int(fd), p); {
 		case err == nil:
-			r.n++
+			if r.n++; r.n == 1 {
+				d.spin.found()
+			}
 		case errors.Is(err, unix.EAGAIN):
+			if r.n == 0 && d.spin.again() && !d.closed.Load() && !d.ending.Load() {
+				continue
+			}
+			if r.n == 0 {
+				d.sleeps.Add(1)
+			}
 			return r.n > 0
 		case errors.Is(err, errSkip):
 		default:
@@ -166,10 +216,7 @@ var errSkip = errors.New("skipped")
 
 // receive reads one packet into p.
 func (d *device) receive(fd int, p *packet.Packet) error {
-	at := packet.Headroom
-	if d.header {
-		at -= headerLen // the header lands in the headroom
-	}
+	at := d.room()
 	n, err := unix.Read(fd, p.Buf[at:])
 	for err == unix.EINTR {
 		n, err = unix.Read(fd, p.Buf[at:])
@@ -180,6 +227,20 @@ func (d *device) receive(fd int, p *packet.Packet) error {
 	if err != nil {
 		return d.fault("read", err)
 	}
+	return d.received(p, n)
+}
+
+// room is where in a buffer the kernel puts what it has: the header lands in the headroom.
+func (d *device) room() int {
+	if d.header {
+		return packet.Headroom - headerLen
+	}
+	return packet.Headroom
+}
+
+// received makes p the packet of the n bytes that the kernel has put into its buffer, with the header.
+func (d *device) received(p *packet.Packet, n int) error {
+	at := d.room()
 	p.Off, p.Len, p.Offload = packet.Headroom, n-(packet.Headroom-at), packet.Offload{}
 	if p.Len <= 0 {
 		return errSkip
@@ -261,10 +322,17 @@ func (d *device) sendHeader(p *packet.Packet) error {
 	}
 	b := append(d.w.copied[:headerLen], p.Bytes()...)
 	encode(b, p)
-	return d.write(b)
+	err := d.write(b)
+	if d.w.flush != nil {
+		d.w.flush() // before copied is used again
+	}
+	return err
 }
 
 func (d *device) write(b []byte) error {
+	if d.w.put != nil {
+		return d.w.put(b)
+	}
 	n, err := unix.Write(d.w.fd, b)
 	for err == unix.EINTR {
 		n, err = unix.Write(d.w.fd, b)

@@ -24,8 +24,12 @@ var kinds = []struct {
 	name    string
 	options tun.Options
 }{
-	{"linux", tun.Options{Name: "tg%d"}},
-	{"linux without offloads", tun.Options{Name: "tg%d", NoOffload: true}},
+	{"io_uring", tun.Options{Name: "tg%d", Backend: tun.BackendURing}},
+	{"io_uring without offloads", tun.Options{Name: "tg%d", Backend: tun.BackendURing, NoOffload: true}},
+	{"linux", tun.Options{Name: "tg%d", Backend: tun.BackendLinux}},
+	{"linux without offloads", tun.Options{Name: "tg%d", Backend: tun.BackendLinux, NoOffload: true}},
+	{"linux, spinning", tun.Options{Name: "tg%d", Backend: tun.BackendLinux, Spin: time.Millisecond}},
+	{"io_uring, spinning", tun.Options{Name: "tg%d", Backend: tun.BackendURing, Spin: time.Millisecond}},
 	{"water", tun.Options{Name: "tg%d", Backend: tun.BackendWater}},
 }
 
@@ -131,7 +135,7 @@ func TestSuperPacketFromProgram(t *testing.T) {
 				}
 			}
 			wantReads := 31
-			if k.name == "linux" {
+			if !k.options.NoOffload && k.options.Backend != tun.BackendWater {
 				wantReads = 1
 				if o := ps[0].Offload; o.GSO != packet.GSOUDP || o.GSOSize != 1000 || o.HdrLen != 28 {
 					t.Errorf("metadata %+v", o)
@@ -150,15 +154,17 @@ func TestCloseWakesRead(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			enter(t)
 			ipv6(t, false)
-			before := goleak.IgnoreCurrent()
-			for range 100 {
+			open(t, k.options) // or skip
+			before, had := goleak.IgnoreCurrent(), descriptors(t)
+			ps := []packet.Packet{{Buf: make([]byte, 1<<17)}}
+			for range 50 {
 				d, err := tun.Open(k.options)
 				if err != nil {
 					t.Fatal(err)
 				}
 				woken := make(chan error)
 				go func() {
-					_, err := d.Read(buffers(d)[:1])
+					_, err := d.Read(ps)
 					woken <- err
 				}()
 				runtime.Gosched()
@@ -175,15 +181,26 @@ func TestCloseWakesRead(t *testing.T) {
 				}
 			}
 			goleak.VerifyNone(t, before)
+			if now := descriptors(t); now > had {
+				t.Errorf("%d descriptors were left open", now-had)
+			}
 		})
 	}
 }
 
 // TestKeeper: a queue goes on in another Device with what waits in it, while the first one still writes.
 func TestKeeper(t *testing.T) {
+	for _, backend := range []string{tun.BackendURing, tun.BackendLinux} {
+		for _, next := range []string{tun.BackendURing, tun.BackendLinux} {
+			t.Run(backend+" to "+next, func(t *testing.T) { keep(t, backend, next) })
+		}
+	}
+}
+
+func keep(t *testing.T, backend, next string) {
 	enter(t)
 	ipv6(t, false)
-	first := open(t, tun.Options{Name: "tg%d"}).(tun.Keeper)
+	first := open(t, tun.Options{Name: "tg%d", Backend: backend}).(tun.Keeper)
 	far := newKernelEnd(t, first.Name())
 	woken := make(chan error)
 	go func() {
@@ -217,7 +234,7 @@ func TestKeeper(t *testing.T) {
 	if _, err := first.Descriptor(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Descriptor after Close: %v", err)
 	}
-	second, err := tun.FromFD(fd, tun.Options{})
+	second, err := tun.FromFD(fd, tun.Options{Backend: next})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,27 +354,68 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// TestNoAllocation: Read and Write of the Linux backend allocate nothing.
+// TestNoAllocation: Read, Lend and Write of the Linux backends allocate nothing.
 func TestNoAllocation(t *testing.T) {
-	enter(t)
-	ipv6(t, false)
-	d := open(t, tun.Options{})
-	far := newKernelEnd(t, d.Name())
-	p := packet.From([]byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1})
-	for range 200 {
-		if err := far.Send(p); err != nil {
-			t.Fatal(err)
-		}
+	for _, backend := range []string{tun.BackendURing, tun.BackendLinux} {
+		t.Run(backend, func(t *testing.T) {
+			enter(t)
+			ipv6(t, false)
+			d := open(t, tun.Options{Backend: backend, Spin: time.Microsecond})
+			far := newKernelEnd(t, d.Name())
+			p := packet.From([]byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1})
+			reads := []func([]packet.Packet) (int, error){d.Read}
+			if l, ok := d.(tun.Lender); ok {
+				reads = append(reads, l.Lend)
+			}
+			for _, read := range reads {
+				ps := buffers(d)[:2]
+				if n := testing.AllocsPerRun(90, func() {
+					if err := far.send(p); err != nil {
+						t.Fatal(err)
+					}
+					n, err := read(ps)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := d.Write(ps[:n]); err != nil {
+						t.Fatal(err)
+					}
+				}); n != 0 {
+					t.Errorf("%v allocations a batch", n)
+				}
+			}
+		})
 	}
-	ps := buffers(d)[:2]
-	if n := testing.AllocsPerRun(90, func() {
-		if _, err := d.Read(ps); err != nil {
-			t.Fatal(err)
+}
+
+// TestStats: a Device says what it is.
+func TestStats(t *testing.T) {
+	for _, k := range kinds {
+		if k.options.Backend == tun.BackendWater {
+			continue
 		}
-		if _, err := d.Write(ps); err != nil {
-			t.Fatal(err)
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations a batch", n)
+		t.Run(k.name, func(t *testing.T) {
+			enter(t)
+			if s := open(t, k.options).(tun.Observed).Stats(); s != (tun.Stats{Backend: k.options.Backend}) {
+				t.Errorf("%+v", s)
+			}
+		})
 	}
+	t.Run("either", func(t *testing.T) {
+		enter(t)
+		s := open(t, tun.Options{}).(tun.Observed).Stats()
+		if (s.Backend == tun.BackendURing) != (s.Why == nil) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// descriptors is how many the process has, but those of other tests.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }

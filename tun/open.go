@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/tidegate/tidegate/packet"
 )
@@ -30,7 +31,10 @@ var (
 
 // The names of Options.Backend.
 const (
-	// BackendLinux is the kernel's TUN driver itself.
+	// BackendURing is the kernel's TUN driver by io_uring: a batch is one system call. Linux 6.7 and later, where the
+	// administrator (kernel.io_uring_disabled) and the container (seccomp) allow it.
+	BackendURing = "io_uring"
+	// BackendLinux is the kernel's TUN driver with a system call for each packet.
 	BackendLinux = "linux"
 	// BackendWater is github.com/songgao/water.
 	BackendWater = "water"
@@ -49,7 +53,7 @@ type Options struct {
 	// becomes the first free number. On macOS it is utunN. If empty, the system chooses.
 	Name string
 	// Queues is how many Devices OpenQueues opens for the interface; if zero, one. The kernel keeps the packets of a
-	// flow on one queue. More than one needs BackendLinux.
+	// flow on one queue: the one that its last packet was written to. BackendWater has one.
 	Queues int
 	// NoOffload asks for ordinary packets only: none longer than the MTU, all with complete checksums.
 	NoOffload bool
@@ -58,8 +62,12 @@ type Options struct {
 	Persist bool
 	// Owner and Group are the user and group that may open the interface without privilege, if not zero. Linux only.
 	Owner, Group uint32
-	// Backend is BackendLinux or BackendWater. If empty, BackendLinux on Linux and BackendWater everywhere else.
+	// Backend is BackendURing, BackendLinux or BackendWater. If empty, on Linux the first of them that can be had, which
+	// Observed tells, and BackendWater everywhere else.
 	Backend string
+	// Spin is how long Read looks for the next packet before it sleeps, as long as that is of use (it soon spins less
+	// where it is not), on a processor of its own; if zero, it sleeps at once. 50 µs is a usual value. Linux only.
+	Spin time.Duration
 	// Network is the address and prefix that the Windows driver must be told. Windows only.
 	Network netip.Prefix
 }
@@ -98,17 +106,17 @@ func openQueues(o Options) ([]Device, error) {
 	switch o.Backend {
 	case "":
 		return openDefault(o)
-	case BackendLinux:
+	case BackendURing, BackendLinux:
 		return openKernel(o)
 	case BackendWater:
 		return openWater(o)
 	}
-	return nil, fmt.Errorf("no backend %q: choose %q or %q", o.Backend, BackendLinux, BackendWater)
+	return nil, fmt.Errorf("no backend %q: choose %q, %q or %q", o.Backend, BackendURing, BackendLinux, BackendWater)
 }
 
 // FromFD makes a Device of a descriptor that is attached to a TUN interface (TUNSETIFF), in whatever namespace: one that
 // another process handed over, or that was kept across a restart. It owns the descriptor from then on, also when it
-// fails. Of the Options, NoOffload, Persist, Owner and Group count. Linux only.
+// fails. Of the Options, NoOffload, Persist, Owner, Group, Spin and Backend count. Linux only.
 func FromFD(fd int, o Options) (Device, error) {
 	d, err := fromFD(fd, o)
 	if err != nil {

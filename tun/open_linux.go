@@ -212,10 +212,10 @@ func socket() (*os.File, error) {
 	return os.NewFile(uintptr(s), "socket"), nil
 }
 
-// mtuOf asks for the MTU of the interface behind file, by the name that it has now, in the namespace of socket.
-func mtuOf(file, socket *os.File) (mtu int, err error) {
+// mtuOf asks for the MTU of the interface behind a descriptor, by the name that it has now, in the namespace of socket.
+func mtuOf(control func(func(fd int) error) error, socket *os.File) (mtu int, err error) {
 	var name string
-	err = control(file, func(fd int) (err error) {
+	err = control(func(fd int) (err error) {
 		name, _, err = identify(fd)
 		return err
 	})
@@ -226,16 +226,16 @@ func mtuOf(file, socket *os.File) (mtu int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	err = control(socket, func(fd int) error { return unix.IoctlIfreq(fd, unix.SIOCGIFMTU, req) })
+	err = controlFile(socket, func(fd int) error { return unix.IoctlIfreq(fd, unix.SIOCGIFMTU, req) })
 	if errors.Is(err, unix.ENODEV) {
 		err = ErrGone
 	}
 	return int(req.Uint32()), err
 }
 
-// control calls f with the descriptor of file, which cannot be closed meanwhile. It is not File.Fd, which would make
+// controlFile calls f with the descriptor of file, which cannot be closed meanwhile. It is not File.Fd, which would make
 // the descriptor blocking, so that Close no longer wakes a Read.
-func control(file *os.File, f func(fd int) error) error {
+func controlFile(file *os.File, f func(fd int) error) error {
 	c, err := file.SyscallConn()
 	if err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 
 func openDefault(o Options) ([]Device, error) { return openWater(o) }
 
-func openKernel(Options) ([]Device, error) {
-	return nil, fmt.Errorf("%w: the backend %q is for Linux", ErrUnsupported, BackendLinux)
+func openKernel(o Options) ([]Device, error) {
+	return nil, fmt.Errorf("%w: the backend %q is for Linux", ErrUnsupported, o.Backend)
 }
 
 func fromFD(int, Options) (Device, error) {

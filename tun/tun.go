@@ -44,6 +44,34 @@ type Keeper interface {
 	Descriptor() (fd int, err error)
 }
 
+// Lender is a Device with buffers of its own, which it lends: its Read copies every packet, Lend none. A goroutine that
+// reads much does best locked to its thread (runtime.LockOSThread), where the kernel leaves what it has read.
+type Lender interface {
+	Device
+	// Lend is Read, but it sets each of ps[:n] whole: Buf is a buffer of the Device with BufferSize bytes. The caller may
+	// change what is in it, and write it to any Device, until its next Lend or Read; then the buffer is used again.
+	Lend(ps []packet.Packet) (n int, err error)
+}
+
+// Observed is a Device that tells what it is; those of the Linux backends do.
+type Observed interface {
+	Device
+	// Stats may be called at any time.
+	Stats() Stats
+}
+
+// Stats are about a Device since it was opened.
+type Stats struct {
+	// Backend is how it reads and writes: BackendLinux or BackendURing.
+	Backend string
+	// Why is what speaks against BackendURing where Options left the choice to Open, or nil.
+	Why error
+	// Sleeps is how often Read found nothing and waited.
+	Sleeps uint64
+	// Exhausted is how often all buffers were lent or full, so that packets waited in the queue. BackendURing only.
+	Exhausted uint64
+}
+
 // WriteError is returned by Write when some packets of a batch were refused.
 type WriteError struct {
 	// Refused is how many, First the error of the first of them.

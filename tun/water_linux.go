@@ -28,7 +28,8 @@ func adopt(ifce *water.Interface, o Options) (io.ReadWriteCloser, func() (int, e
 		return nil, nil, fmt.Errorf("water opened a %T, not a file", ifce.ReadWriteCloser)
 	}
 	var socket *os.File
-	err := control(file, func(fd int) (err error) {
+	own := func(f func(fd int) error) error { return controlFile(file, f) }
+	err := controlFile(file, func(fd int) (err error) {
 		unix.CloseOnExec(fd)
 		if _, err = configure(fd, o, false); err != nil {
 			return err
@@ -39,7 +40,7 @@ func adopt(ifce *water.Interface, o Options) (io.ReadWriteCloser, func() (int, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return &fileAndSocket{file, socket}, func() (int, error) { return mtuOf(file, socket) }, nil
+	return &fileAndSocket{file, socket}, func() (int, error) { return mtuOf(own, socket) }, nil
 }
 
 type fileAndSocket struct {
