@@ -59,6 +59,12 @@ var bad = []struct {
 	{"control", minimal + "control: {socket: gw.sock}\n", true, []string{
 		`f.yaml:3: control.socket: "gw.sock" is no path for a socket: write an absolute one of at most 96 bytes, such as /run/tidegate/office.sock, or none`,
 	}},
+	{"backend", minimal + "devices:\n  backend: uring\n", true, []string{
+		`f.yaml:4: devices.backend: "uring" is none of its values: write auto or io_uring or plain`,
+	}},
+	{"spin", minimal + "devices:\n  busy_poll: 2ms\n", false, []string{
+		"f.yaml:4: devices.busy_poll: 2ms is out of range: write 0s for off, or a time up to 1ms, such as 50us",
+	}},
 	{"state", minimal + "state:\n  file: gw.state\n  unusable: ignore\n", true, []string{
 		`f.yaml:4: state.file: "gw.state" is no path for a file: write an absolute one on a tmpfs, such as /run/tidegate/office.state, or memfd or none`,
 		`f.yaml:5: state.unusable: "ignore" is none of its values: write empty or refuse`,

@@ -324,6 +324,9 @@ func (c *Config) checkDevices(f *faults) {
 	if d.MTU != 0 && (d.MTU < 576 || d.MTU > 65535) {
 		f.at("devices.mtu", "%d is out of range: write 0 for the largest of the other interfaces, or bytes from 576 to 65535", d.MTU)
 	}
+	if d.BusyPoll < 0 || d.BusyPoll > Duration(time.Millisecond) {
+		f.at("devices.busy_poll", "%s is out of range: write 0s for off, or a time up to 1ms, such as 50us", d.BusyPoll)
+	}
 }
 
 func (c *Config) checkControl(f *faults) {

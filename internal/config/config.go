@@ -112,6 +112,10 @@ type Devices struct {
 	Outside string `yaml:"outside"`
 	// MTU is in bytes; 0 is the largest of the machine's other interfaces.
 	MTU int `yaml:"mtu"`
+	// Backend is how packets are read and written.
+	Backend Backend `yaml:"backend"`
+	// BusyPoll is how long a reader looks for the next packet before it sleeps; 0 is off.
+	BusyPoll Duration `yaml:"busy_poll"`
 }
 
 // Control is how the gateway is looked at and changed while it runs; replay has none.
@@ -179,6 +183,8 @@ type (
 	Filtering string
 	// Pooling is how hosts share the addresses of the pool.
 	Pooling string
+	// Backend is "auto", "io_uring" or "plain".
+	Backend string
 	// Unusable is "empty", to start without sessions, or "refuse".
 	Unusable string
 )
@@ -190,6 +196,18 @@ func (Proto) words() []string   { return []string{"tcp", "udp"} }
 func (Profile) words() []string { return []string{"gateway", "rfc", "aws"} }
 
 func (Unusable) words() []string { return []string{StartEmpty, Refuse} }
+
+func (Backend) words() []string { return []string{BackendAuto, BackendIOURing, BackendPlain} }
+
+// The values of Backend.
+const (
+	// BackendAuto is io_uring where the machine has it, otherwise plain.
+	BackendAuto = "auto"
+	// BackendIOURing does not start without io_uring.
+	BackendIOURing = "io_uring"
+	// BackendPlain is a system call a packet.
+	BackendPlain = "plain"
+)
 
 // The values of Unusable.
 const (
@@ -228,6 +246,12 @@ type Duration time.Duration
 
 // MarshalText writes whole seconds as such, since that is what the RFCs speak in.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText has written.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	*d, err = parseDuration(string(text))
+	return err
+}
 
 func (d Duration) String() string {
 	if t := time.Duration(d); t%time.Second != 0 {
@@ -353,7 +377,7 @@ func Default(p Profile) *Config {
 			Fragment:   Duration(nat.DefaultFragmentTimeout),
 		},
 		Limits:  Limits{Sessions: 1 << 20},
-		Devices: Devices{Inside: "tg-in", Outside: "tg-out"},
+		Devices: Devices{Inside: "tg-in", Outside: "tg-out", Backend: BackendAuto},
 		State:   State{Unusable: StartEmpty},
 	}
 }

@@ -126,20 +126,15 @@ func (l *loop) stuck(seen *[3]uint64) bool {
 func (l *loop) pump(from nat.Side) error {
 	in := &l.sides[from]
 	w := l.engine.Worker()
-	batch := in.dev.BatchSize()
-	size := in.dev.BufferSize()
-	slab := make([]byte, batch*size)
-	ps := make([]packet.Packet, batch)
-	for i := range ps {
-		ps[i].Buf = slab[i*size : (i+1)*size : (i+1)*size]
-	}
+	read, ps := batches(in.dev)
+	batch := len(ps)
 	vs := make([]nat.Verdict, batch)
 	var out [2][]packet.Packet
 	for s := range out {
 		out[s] = make([]packet.Packet, 0, 2*batch)
 	}
 	for failed := 0; ; {
-		n, err := in.dev.Read(ps)
+		n, err := read(ps)
 		if n <= 0 {
 			if errors.Is(err, os.ErrClosed) {
 				return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/tun"
 )
 
 // machine is what metrics ask the machine for; a *system is one.
@@ -68,6 +69,9 @@ var metrics = []struct {
 	{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
 	{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
 	{"nat_device_read_errors_total", "Reads of an interface that failed.", []string{"device"}},
+	{"nat_device_backend_info", "Always 1; how packets of an interface are read and written is a label.", []string{"device", "backend"}},
+	{"nat_device_sleeps_total", "How often the gateway found nothing to read at an interface and slept.", []string{"device"}},
+	{"nat_device_exhausted_total", "How often all buffers of an interface were full, and packets had to wait.", []string{"device"}},
 	{"nat_device_dropped_total", "Packets of an interface that the kernel dropped: the gateway did not read them in time, or what it wrote.",
 		[]string{"device", "op"}},
 	{"nat_healthy", "Whether nothing is wrong, as /healthz says it.", nil},
@@ -163,6 +167,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_refused_total", p.refused.Load(), side)
 		counter("nat_device_read_errors_total", p.readErrors.Load(), side)
 		counter("nat_bytes_total", p.passedBytes.Load(), directions[s])
+		if o, ok := p.dev.(tun.Observed); ok {
+			io := o.Stats()
+			gauge("nat_device_backend_info", 1, side, io.Backend)
+			counter("nat_device_sleeps_total", io.Sleeps, side)
+			counter("nat_device_exhausted_total", io.Exhausted, side)
+		}
 		read, write := c.m.dropped(nat.Side(s))
 		counter("nat_device_dropped_total", read, side, "read")
 		counter("nat_device_dropped_total", write, side, "write")

@@ -97,10 +97,13 @@ func (g *process) findRunning(ctx context.Context) error {
 		}
 	}
 	// Nobody answers. What looks like a gateway that runs may be what the service manager kept for us of one that died.
-	if g.kept[fdInside] == 0 {
-		return ErrRunning
+	if g.kept[fdInside] != 0 {
+		return nil
 	}
-	return nil
+	if running, err = keepsRunning(g.nl); running {
+		err = ErrRunning
+	}
+	return err
 }
 
 // rehearse adopts the records of the gateway that runs, while it runs, for nothing but to know that it can be done.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -181,6 +182,16 @@ func runs(nl *netlink.Handle) (bool, error) {
 	return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0, nil
 }
 
+// keepsRunning is runs, of a gateway that does not answer: one that was killed a moment ago may look as if it ran, since the
+// kernel takes io_uring down, and with it the queue of the TUN, in the background.
+func keepsRunning(nl *netlink.Handle) (running bool, err error) {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if running, err = runs(nl); err != nil || !running || time.Now().After(end) {
+			return running, err
+		}
+	}
+}
+
 // insideTUN is what a gateway that runs, or was killed, calls its inside TUN; "" is the guard alone.
 func insideTUN(rules map[ruleKey]netlink.Rule) string {
 	for k := range rules {
@@ -217,7 +228,11 @@ func (s *system) report(o Options) {
 	c := o.Config
 	o.Log.Info("forwarding", "inside", join(s.plan.inside), "outside", join(s.plan.external), "static", len(c.Static),
 		"forwards", len(c.Forwards), "profile", string(c.Profile))
-	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu)
+	io := s.tuns[nat.Inside].Stats()
+	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu, "backend", io.Backend)
+	if io.Why != nil {
+		o.Log.Info("io_uring is not used: packets cost more", "reason", io.Why)
+	}
 	o.Log.Info("routing is in place", "rules", fmt.Sprintf("%d-%d", ruleSpoof, ruleEnd),
 		"tables", fmt.Sprintf("%d, %d", insideTable, outsideTable))
 	var changed []string

@@ -20,6 +20,7 @@ type slot struct {
 	now  atomic.Pointer[seat]
 	mu   sync.Mutex // of changes
 	end  bool
+	own  []byte // buffers to lend of a device that has none
 	// quiet is closed when nothing more is to be read.
 	quiet chan struct{}
 	hush  sync.Once
@@ -44,6 +45,15 @@ func (s *slot) put(dev tun.Device) error {
 	if s.end {
 		return dev.Close()
 	}
+	select {
+	case <-s.quiet:
+		if k, ok := dev.(tun.Keeper); ok {
+			if err := k.StopReading(); err != nil {
+				return errors.Join(err, dev.Close())
+			}
+		}
+	default:
+	}
 	old := s.now.Swap(&seat{dev, make(chan struct{})})
 	err := old.Close()
 	close(old.left)
@@ -55,15 +65,39 @@ func (s *slot) MTU() (int, error) { return s.now.Load().MTU() }
 func (s *slot) BatchSize() int    { return s.now.Load().BatchSize() }
 func (s *slot) BufferSize() int   { return s.now.Load().BufferSize() }
 
-func (s *slot) Read(ps []packet.Packet) (int, error) {
+func (s *slot) Read(ps []packet.Packet) (int, error) { return s.read(ps, tun.Device.Read) }
+
+// Lend is that of tun.Lender, whatever the device is.
+func (s *slot) Lend(ps []packet.Packet) (int, error) { return s.read(ps, s.lend) }
+
+func (s *slot) lend(d tun.Device, ps []packet.Packet) (int, error) {
+	if l, ok := d.(tun.Lender); ok {
+		return l.Lend(ps)
+	}
+	size := d.BufferSize()
+	ps = ps[:min(len(ps), d.BatchSize())]
+	if len(s.own) < len(ps)*size {
+		s.own = make([]byte, d.BatchSize()*size)
+	}
+	for i := range ps {
+		ps[i].Buf = s.own[i*size : (i+1)*size : (i+1)*size]
+	}
+	return d.Read(ps)
+}
+
+// Stats is that of tun.Observed, of the device that there is now.
+func (s *slot) Stats() tun.Stats {
+	if o, ok := s.now.Load().Device.(tun.Observed); ok {
+		return o.Stats()
+	}
+	return tun.Stats{}
+}
+
+// read reads from the device that there is, by the way given. After StopReading that is what the device had taken by then.
+func (s *slot) read(ps []packet.Packet, how func(tun.Device, []packet.Packet) (int, error)) (int, error) {
 	for {
 		d := s.now.Load()
-		select {
-		case <-s.quiet:
-			return 0, os.ErrClosed
-		default:
-		}
-		n, err := d.Read(ps)
+		n, err := how(d.Device, ps)
 		if err == nil {
 			return n, nil
 		}

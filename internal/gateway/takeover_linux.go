@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/tun"
 )
 
@@ -22,12 +24,12 @@ import (
 func (s *system) attach(side int, name string) (d tun.Device, err error) {
 	if fd := s.given[side]; fd > 0 {
 		s.given[side] = 0
-		if d, err = tun.FromFD(fd, tun.Options{}); err == nil && d.Name() != name {
+		if d, err = tun.FromFD(fd, s.tunOptions(name)); err == nil && d.Name() != name {
 			err = errors.Join(errors.New("it is another interface now"), d.Close())
 		}
 	}
 	if d == nil || err != nil { // of an interface that was deleted, or renamed
-		if d, err = tun.Open(tun.Options{Name: name}); err != nil {
+		if d, err = tun.Open(s.tunOptions(name)); err != nil {
 			return nil, err
 		}
 	}
@@ -36,6 +38,18 @@ func (s *system) attach(side int, name string) (d tun.Device, err error) {
 		return nil, errors.Join(fmt.Errorf("interface %s: %w", name, err), d.Close())
 	}
 	return d, nil
+}
+
+// tunOptions are those of the TUN name.
+func (s *system) tunOptions(name string) tun.Options {
+	o := tun.Options{Name: name, Spin: time.Duration(s.devices.BusyPoll)}
+	switch s.devices.Backend {
+	case config.BackendIOURing:
+		o.Backend = tun.BackendURing
+	case config.BackendPlain:
+		o.Backend = tun.BackendLinux
+	}
+	return o
 }
 
 // persistent has a TUN stay when nobody has its queue, or not.

@@ -30,7 +30,7 @@ func Teardown(w io.Writer) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer nl.Close()
-	if running, err := runs(nl); err != nil || running {
+	if running, err := keepsRunning(nl); err != nil || running {
 		return cmp.Or(err, ErrRunning)
 	}
 	rules, err := ourRules(nl)
