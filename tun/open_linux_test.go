@@ -210,12 +210,13 @@ func udp(port uint16, n int) packet.Packet {
 
 // TestQueues: four Devices share the flows of one interface, and each flow stays with one.
 func TestQueues(t *testing.T) {
-	enter(t)
-	ipv6(t, false)
-	ds, err := tun.OpenQueues(tun.Options{Name: "many%d", Queues: 4})
-	if err != nil {
-		t.Fatal(err)
+	for _, backend := range []string{tun.BackendURing, tun.BackendLinux} {
+		t.Run(backend, func(t *testing.T) { shareFlows(t, backend) })
 	}
+}
+
+func shareFlows(t *testing.T, backend string) {
+	ds := queues(t, backend)
 	if len(ds) != 4 {
 		t.Fatalf("%d devices", len(ds))
 	}
@@ -270,6 +271,59 @@ func TestQueues(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// queues opens four queues of many0 in a namespace of its own.
+func queues(t *testing.T, backend string) []tun.Device {
+	t.Helper()
+	enter(t)
+	ipv6(t, false)
+	ds, err := tun.OpenQueues(tun.Options{Name: "many%d", Queues: 4, Backend: backend})
+	if backend == tun.BackendURing && errors.Is(err, tun.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
+// TestSteering: what was written to a queue last brings the answers to it. So where a worker reads and writes the queues
+// of one number of two interfaces, a flow and its returns meet it.
+func TestSteering(t *testing.T) {
+	for _, backend := range []string{tun.BackendURing, tun.BackendLinux} {
+		t.Run(backend, func(t *testing.T) {
+			ds := queues(t, backend)
+			for _, d := range ds {
+				t.Cleanup(func() { _ = d.Close() })
+			}
+			up(t, "many0")
+			far := newKernelEnd(t, "many0")
+			for i, d := range ds {
+				p := udp(4000, 8)
+				if n, err := d.Write([]packet.Packet{p.Clone()}); n != 1 || err != nil {
+					t.Fatalf("Write to queue %d = %d, %v", i, n, err)
+				}
+				if _, err := far.Receive(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				answer(&p)
+				for range 3 {
+					if err := far.Send(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ps := buffers(d)
+				for got := 0; got < 3; {
+					n, err := d.Read(ps) // which waits for ever, were they elsewhere
+					if err != nil {
+						t.Fatal(err)
+					}
+					got += n
+				}
+			}
+		})
 	}
 }
 
