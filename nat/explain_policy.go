@@ -17,9 +17,10 @@ func (p *Policy) lists() Policy {
 		Forwards: slices.Clone(p.Forwards), Services: slices.Clone(p.Services),
 		Attachments: slices.Clone(p.Attachments), Pools: slices.Clone(p.Pools), Restrictions: slices.Clone(p.Restrictions),
 	}
+	copied := eachOnce(cloneAllows)
 	for i := range q.Restrictions { // their hosts are in policy.bounds
 		r := &q.Restrictions[i]
-		r.Hosts, r.In, r.Out = nil, cloneAllows(r.In), cloneAllows(r.Out)
+		r.Hosts, r.In, r.Out = nil, copied(r.In), copied(r.Out)
 	}
 	if len(q.Attachments) == 0 {
 		q.Attachments = slices.Clone(defaultAttachments)

@@ -160,7 +160,8 @@ type Restriction struct {
 	// Hosts are inside addresses. A host is in one restriction at most.
 	Hosts []netip.Addr
 	// In and Out are what may be sent to a host and what it may start; none means nothing. The first packet of a flow is
-	// judged, of TCP also a later SYN, and an ICMP error that is not about a live flow of the host.
+	// judged, of TCP also a later SYN, and an ICMP error that is not about a live flow of the host. Restrictions that have
+	// the same slice share what is made of it.
 	In, Out []Allow
 }
 

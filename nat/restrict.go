@@ -64,12 +64,29 @@ func (c *policy) compileRestrictions(p *Policy, key uint64) {
 	}
 	c.restricted = newAddrMap(n, key)
 	c.bounds = make([]bound, 0, n)
+	compiled := eachOnce(compileAllows)
 	for i, r := range p.Restrictions {
-		d := &restriction{name: r.Name, id: nameID(r.Name), line: i, allow: [2][]allow{Out: compileAllows(r.Out), In: compileAllows(r.In)}}
+		d := &restriction{name: r.Name, id: nameID(r.Name), line: i, allow: [2][]allow{Out: compiled(r.Out), In: compiled(r.In)}}
 		for _, h := range r.Hosts {
 			c.bounds = append(c.bounds, bound{restriction: d, host: to4(h)})
 			c.restricted.insert(to4(h), uint32(len(c.bounds)))
 		}
+	}
+}
+
+// eachOnce is what made makes of a list, element by element, made once for each list: that of a security group may be long,
+// and that of many hosts.
+func eachOnce[T any](made func([]Allow) []T) func([]Allow) []T {
+	known := map[*Allow][]T{}
+	return func(all []Allow) []T {
+		if len(all) == 0 {
+			return nil
+		}
+		if got := known[&all[0]]; len(got) == len(all) {
+			return got
+		}
+		known[&all[0]] = made(all)
+		return known[&all[0]]
 	}
 }
 

@@ -111,6 +111,14 @@ func TestSG2_InRules(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+	other := netip.MustParseAddr("10.0.1.99")
+	// Hosts whose rules are the same list, or the beginning of it.
+	trial{policy: policy(nat.Profile{}, restrict("a", in[:1], nil, A), restrict("b", in, nil, B), restrict("x", in, nil, other))}.run(t, func(g *gate) {
+		g.drops(nat.DropNotAllowed, 0, udp(at(C, 5000), at(A, 150), "x"))
+		g.want(g.out(udp(at(C, 5000), at(B, 150), "x")), nat.Untouched)
+		g.want(g.out(udp(at(C, 5000), at(other, 150), "x")), nat.Untouched)
+		g.drops(nat.DropNotAllowed, 0, udp(at(C, 5000), at(other, 99), "x"))
+	})
 }
 
 func TestSG3_InsideBothEndsAreJudged(t *testing.T) {

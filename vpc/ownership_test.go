@@ -63,7 +63,7 @@ func newLedger(t *rapid.T) *ledger {
 	return l
 }
 
-func fatal(t *rapid.T, err error) {
+func fatal(t rapid.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

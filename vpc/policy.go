@@ -19,13 +19,13 @@ const OutsideAttachment nat.AttachmentID = 0
 // that route a public address neither sends nor receives. A NAT gateway is a pool with its id as the name; a route to it
 // works for destinations that the subnet of the gateway itself routes to the internet gateway, or, of a private one, to a
 // transit gateway. A route to a transit gateway leads out, and in, untranslated. Security groups are a restriction of each
-// interface, named by its id, unless they allow everything both ways, which costs nothing. Public addresses that nobody uses, or that an interface of this VPC has and
-// cannot use, are Unlent: what arrives for them ends as nat.DropUnassigned.
+// interface, named by its id, unless they allow everything both ways, which costs nothing. Public addresses that nobody
+// uses, or that an interface of this VPC has and cannot use, are Unlent: what arrives for them ends as nat.DropUnassigned.
 //
 // ICMP errors to instances come from the first private address of the NAT gateway that the packet was to pass, as in a
 // traceroute through it, and else from the router address, the second of the VPC.
 //
-// The result shares nothing with the model.
+// The result shares nothing with the model. Its restrictions share their rules with one another.
 func (m *Model) Policy(vpcID string) (*nat.Policy, error) {
 	v, err := m.vpcs.find(vpcID, VPCNotFound)
 	if err != nil {

@@ -5,6 +5,7 @@ package vpc
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
@@ -12,7 +13,7 @@ import (
 
 // restrictions compiles the security groups of a VPC: one restriction for each network interface of a running instance,
 // named by its id, except for those whose groups allow everything both ways, which cost nothing. A group as a peer is the
-// private addresses of its members.
+// private addresses of its members. Interfaces in the same groups share one list of rules, which may be long.
 func (m *Model) restrictions(v VPC) []nat.Restriction {
 	members := map[string][]netip.Addr{}
 	for n := range m.interfaces.all() {
@@ -26,26 +27,46 @@ func (m *Model) restrictions(v VPC) []nat.Restriction {
 	for g, ips := range members {
 		peers[g] = aggregate(ips)
 	}
+	compiled := map[string]*ruleSet{} // by groups
 	var out []nat.Restriction
 	for n := range m.interfaces.all() {
 		if n.VPCID != v.ID || !m.runs(n) {
 			continue
 		}
-		var in, eg []SecurityGroupRule
-		for _, id := range n.GroupIDs {
-			in = append(in, m.groups.byID[id].Ingress...)
-			eg = append(eg, m.groups.byID[id].Egress...)
+		groups := strings.Join(n.GroupIDs, " ")
+		if compiled[groups] == nil {
+			compiled[groups] = m.rulesOf(n.GroupIDs, peers)
 		}
-		if slices.ContainsFunc(in, allowsAll) && slices.ContainsFunc(eg, allowsAll) {
+		c := compiled[groups]
+		if c.open {
 			continue
 		}
-		r := nat.Restriction{Name: n.ID, In: allows(in, peers), Out: allows(eg, peers)}
+		r := nat.Restriction{Name: n.ID, In: c.in, Out: c.out}
 		for _, a := range n.Addresses {
 			r.Hosts = append(r.Hosts, a.PrivateIP)
 		}
 		out = append(out, r)
 	}
 	return out
+}
+
+// ruleSet is the rules of some security groups taken together, unless they are open, that is, allow everything both
+// ways.
+type ruleSet struct {
+	open    bool
+	in, out []nat.Allow
+}
+
+func (m *Model) rulesOf(groupIDs []string, peers map[string][]netip.Prefix) *ruleSet {
+	var in, out []SecurityGroupRule
+	for _, id := range groupIDs {
+		in = append(in, m.groups.byID[id].Ingress...)
+		out = append(out, m.groups.byID[id].Egress...)
+	}
+	if slices.ContainsFunc(in, allowsAll) && slices.ContainsFunc(out, allowsAll) {
+		return &ruleSet{open: true}
+	}
+	return &ruleSet{in: allows(in, peers), out: allows(out, peers)}
 }
 
 // runs reports whether the interface is that of a running instance.

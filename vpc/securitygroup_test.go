@@ -3,8 +3,10 @@
 package vpc
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate/nat"
 	"github.com/tidegate/tidegate/packet"
@@ -216,4 +218,50 @@ func TestSecurityGroupRefused(t *testing.T) {
 	itself := must(w.AuthorizeSecurityGroupEgress(named.ID, []SecurityGroupRule{{Protocol: 6, ToPort: 1, GroupID: named.ID}}))(t)
 	must(w.RevokeSecurityGroupIngress(g.ID, []SecurityGroupRule{{Protocol: 6, ToPort: 9, GroupID: named.ID}}))(t)
 	w.ok(w.DeleteSecurityGroup(itself.ID)) // only its own rule names it
+}
+
+// BenchmarkPolicyOfRestricted compiles a VPC whose instances are in one group, with every other address free, so that the
+// group is as many prefixes as it has members; and has an engine take it.
+func BenchmarkPolicyOfRestricted(b *testing.B) {
+	for _, hosts := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
+			m, err := New(Config{Seed: 1})
+			fatal(b, err)
+			v, err := m.CreateVPC(prefix("10.0.0.0/16"))
+			fatal(b, err)
+			s, err := m.CreateSubnet(CreateSubnetInput{VPCID: v.ID, CIDR: prefix("10.0.0.0/18")})
+			fatal(b, err)
+			for range 2 * hosts {
+				_, err := m.RunInstance(t0, RunInstanceInput{SubnetID: s.ID})
+				fatal(b, err)
+			}
+			for n, i := range m.DescribeInstances() {
+				if n%2 == 0 {
+					_, err := m.TerminateInstance(t0, i.ID)
+					fatal(b, err)
+				}
+			}
+			p, err := m.Policy(v.ID)
+			fatal(b, err)
+			if len(p.Restrictions) != hosts || len(p.Restrictions[0].In[0].Remotes) != hosts {
+				b.Fatalf("%d restrictions", len(p.Restrictions))
+			}
+			e, err := nat.New(nat.Config{Seed: 1}, p)
+			fatal(b, err)
+			var compile, apply time.Duration
+			b.ResetTimer()
+			for range b.N {
+				start := time.Now()
+				p, err := m.Policy(v.ID)
+				fatal(b, err)
+				compile += time.Since(start)
+				start = time.Now()
+				_, err = e.Apply(p, 0)
+				fatal(b, err)
+				apply += time.Since(start)
+			}
+			b.ReportMetric(compile.Seconds()*1e3/float64(b.N), "policy-ms")
+			b.ReportMetric(apply.Seconds()*1e3/float64(b.N), "apply-ms")
+		})
+	}
 }
