@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -122,6 +123,9 @@ func (r *run) visit(w *workshop, p *peer, round int) error {
 	}
 	return nil
 }
+
+// errNothing is what a row ends with whose load did not arrive within its window.
+var errNothing = errors.New("nothing arrived")
 
 // moment is all counters at one time.
 type moment struct {
@@ -279,7 +283,7 @@ func (r *run) sample(row *row, from, until moment, pings reply) (s sample, err e
 		µs := func(p float64) float64 { return float64(percentile(pings.RTT, p)) / 1e3 }
 		s.Value, s.P90, s.P99 = µs(50), µs(90), µs(99)
 	} else if s.Value == 0 {
-		return s, fmt.Errorf("nothing arrived")
+		return s, errNothing
 	}
 	return s, nil
 }
