@@ -18,7 +18,8 @@ import (
 )
 
 // scanTimeout is how long the scanner waits for answers, to all questions at once, when the last question has got to the
-// edge. A host sends a second SYN within that time, and scanAgain is when a second datagram follows the first.
+// edge and those that have to answer have done so, or had patience for it. A host sends a second SYN within that time, and
+// scanAgain is when a second datagram follows the first.
 const (
 	scanTimeout = 1500 * time.Millisecond
 	scanAgain   = 500 * time.Millisecond
@@ -51,8 +52,9 @@ func scanTargets(more ...endpoint) []endpoint {
 }
 
 // scanFor tries each target from the scanner, and returns those that answered: TCP by a connection, UDP by a datagram.
-func (s *Story) scanFor(ctx context.Context, targets []endpoint) []endpoint {
-	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+// Those of want should.
+func (s *Story) scanFor(ctx context.Context, targets, want []endpoint) []endpoint {
+	ctx, cancel := context.WithTimeout(ctx, 4*patience)
 	defer cancel()
 	var (
 		mu   sync.Mutex
@@ -61,9 +63,17 @@ func (s *Story) scanFor(ctx context.Context, targets []endpoint) []endpoint {
 		h    = s.Host(Scanner)
 		mark = s.Log().Mark()
 	)
-	// So many questions take their time on a busy machine, and what was not asked yet is not shut.
+	answered := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return !slices.ContainsFunc(want, func(e endpoint) bool { return !slices.Contains(open, e) })
+	}
+	// So many questions, and answers, take their time on a busy machine, and what was not asked yet is not shut.
 	wg.Go(func() {
 		for ctx.Err() == nil && !s.asked(mark, targets) {
+			wait(ctx, 50*time.Millisecond)
+		}
+		for end := time.Now().Add(patience); !answered() && time.Now().Before(end) && ctx.Err() == nil; {
 			wait(ctx, 50*time.Millisecond)
 		}
 		wait(ctx, scanTimeout)

@@ -160,7 +160,7 @@ func (s *Story) scan(ctx context.Context, more []endpoint, hosts ...string) {
 	for _, h := range hosts {
 		want = append(want, exposure(h, s.net.public(h))...)
 	}
-	s.equal("what the scanner finds (that is: "+strings.Join(hosts, ", ")+")", list(want), list(s.scanFor(ctx, scanTargets(more...))))
+	s.equal("what the scanner finds (that is: "+strings.Join(hosts, ", ")+")", list(want), list(s.scanFor(ctx, scanTargets(more...), want)))
 }
 
 // apply puts the present state of the model in force.
