@@ -13,44 +13,112 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
+// mappings are the two ways to share ports, in profiles that differ in nothing else that counts here.
+var mappings = []struct {
+	name    string
+	profile func() nat.Profile
+}{{"endpoint-independent", nat.GatewayProfile}, {"address-and-port-dependent", func() nat.Profile {
+	p := nat.AWSProfile()
+	p.PortsPerDestination = 0
+	return p
+}}}
+
 // BenchmarkNewFlow fills an empty engine with the first packets of n UDP flows, in batches: the mean over all loads from
 // an empty table to a full one. At the end half of the ports are in use, as in the floor, which runs in between.
 func BenchmarkNewFlow(b *testing.B) {
-	for _, mode := range []string{"endpoint-independent", "address-and-port-dependent"} {
+	for _, m := range mappings {
 		for _, flows := range []int{65536, 1_000_000} {
-			b.Run(fmt.Sprintf("mapping=%s/flows=%d/batch=64", mode, flows), func(b *testing.B) {
-				profile := nat.GatewayProfile()
-				if mode != "endpoint-independent" {
-					profile = nat.AWSProfile()
-					profile.PortsPerDestination = 0
-				}
+			b.Run(fmt.Sprintf("mapping=%s/proto=udp/flows=%d/batch=64", m.name, flows), func(b *testing.B) {
 				r := newRing(packet.UDP)
 				r.keys[0] = outKeys(flows, packet.UDP)
 				r.direct("out")
 				b.ReportAllocs()
-				var engine, base []float64
-				for i := range b.N {
-					b.StopTimer()
-					l := newEmptyLoad(b, nat.Config{Sessions: flows}, policy(flows, profile), r)
-					l.want[0] = nat.Outbound
-					n := flows / ringSize // the rest of a ring would be flows of before
-					b.StartTimer()
-					ns, done := r.pass(n, l.translate)
-					b.StopTimer()
-					if done != n*ringSize || l.e.Stats(time.Second).Sessions != done {
-						b.Fatalf("%d of %d flows made: %v", done, n*ringSize, l.vs)
+				n := flows / ringSize // the rest of a ring would be flows of before
+				within(b, func() float64 {
+					var engine, base []float64
+					for i := range b.N {
+						b.StopTimer()
+						l := newEmptyLoad(b, nat.Config{Sessions: flows}, policy(flows, m.profile()), r)
+						l.want[0] = nat.Outbound
+						b.StartTimer()
+						ns, done := r.pass(n, l.translate)
+						b.StopTimer()
+						if done != n*ringSize || l.e.Stats(time.Second).Sessions != done {
+							b.Fatalf("%d of %d flows made: %v", done, n*ringSize, l.vs)
+						}
+						engine = append(engine, ns)
+						if i < floorRuns {
+							base = append(base, runFloor(b, fmt.Sprintf("^BenchmarkInsertFloor$/^flows=%d$/^batch=64$", flows), "ns/flow"))
+						}
+						r.pos[0] = 0
 					}
-					engine = append(engine, ns)
-					if i < floorRuns {
-						base = append(base, runFloor(b, fmt.Sprintf("^BenchmarkInsertFloor$/^flows=%d$/^batch=64$", flows), "ns/flow"))
+					ns := median(engine)
+					b.ReportMetric(0, "ns/op")
+					b.ReportMetric(ns, "ns/flow")
+					b.ReportMetric(1e3/ns, "Mflows/s")
+					if flows <= gvisorMost {
+						g := newGVisorFlows(b, r.keys[0])
+						b.ReportMetric(g, "gvisor-ns/flow")
+						b.ReportMetric(g/ns, "x-gvisor")
 					}
-					r.pos[0] = 0
-				}
-				b.ReportMetric(0, "ns/op")
-				b.ReportMetric(median(engine), "ns/flow")
-				b.ReportMetric(median(base), "floor-ns/flow")
-				b.ReportMetric(median(engine)/median(base), "x-floor")
+					return beside(b, ns, base, "floor-ns/flow")
+				})
 			})
 		}
+	}
+}
+
+// BenchmarkNewFlowAtLoad makes flows when most of the ports that they may have are in use: every flow is to one destination,
+// so that both mappings compete for the same ports. x-quarter is the ratio to what it costs with a quarter of them in use,
+// in the same engine.
+func BenchmarkNewFlowAtLoad(b *testing.B) {
+	const addresses, step = 16, 16 * ringSize // a level is 0.4 % of the ports
+	all := addresses * (65536 - 1024)
+	for _, m := range mappings {
+		b.Run(fmt.Sprintf("mapping=%s/proto=udp/ports=%d/batch=64", m.name, all), func(b *testing.B) {
+			p := policy(1, m.profile())
+			p.Pools[0].Addresses = external(all / 2)[:addresses]
+			r := newRing(packet.UDP)
+			r.keys[0] = outKeys(all, packet.UDP)
+			var blankPacket [64]byte
+			blank(blankPacket[:], packet.UDP)
+			for i := range r.keys[0] {
+				k := &r.keys[0][i]
+				k.dst = 93 << 24
+				k.seal(blankPacket[:])
+			}
+			r.direct("out")
+			levels := []int{25, 50, 75, 90, 99}
+			ns := make([][]float64, len(levels))
+			b.ReportAllocs()
+			for range b.N {
+				b.StopTimer()
+				l := newEmptyLoad(b, nat.Config{Sessions: all}, p, r)
+				l.want[0] = nat.Outbound
+				r.pos[0] = 0
+				made := 0
+				fill := func(rings int) float64 {
+					each, done := r.pass(rings, l.translate)
+					if made += rings * ringSize; done != rings*ringSize || l.e.Stats(time.Second).Sessions != made {
+						b.Fatalf("%d of %d flows made, %d in all: %v", done, rings*ringSize, made, l.vs)
+					}
+					return each
+				}
+				for i, percent := range levels {
+					fill((all*percent/100 - step - made) / ringSize) // up to just below the level
+					b.StartTimer()
+					ns[i] = append(ns[i], fill(step/ringSize))
+					b.StopTimer()
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			quarter := median(ns[0])
+			for i, percent := range levels {
+				b.ReportMetric(median(ns[i]), fmt.Sprintf("ns/flow-%d%%", percent))
+				if i > 0 {
+					b.ReportMetric(median(ns[i])/quarter, fmt.Sprintf("x-quarter-%d%%", percent))
+				}
+			}
+		})
 	}
 }
