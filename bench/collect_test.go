@@ -5,8 +5,13 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"regexp"
 	"runtime"
+	"runtime/debug"
+	"strconv"
 	"testing"
 	"time"
 
@@ -14,17 +19,23 @@ import (
 	"github.com/tidegate/tidegate/packet"
 )
 
-// BenchmarkCollection is a collection of the Go heap while an engine with so many sessions is there. The load, whose keys are
-// no pointers, is there as well.
+// BenchmarkCollection is a collection of the Go heap while an engine, or gVisor's stack, with so many sessions is there.
+// The load, whose keys are no pointers, is there as well.
 func BenchmarkCollection(b *testing.B) {
-	for _, sessions := range []int{0, 1_000_000, 10_000_000} {
-		b.Run(fmt.Sprintf("sessions=%d/proto=udp", sessions), func(b *testing.B) {
-			if sessions > 1_000_000 && testing.Short() {
-				b.Skip("10,000,000 flows are for runs that are not short")
-			}
-			var l *engineLoad
-			if sessions > 0 {
-				l = newEngineLoad(b, sessions, packet.UDP, nat.GatewayProfile())
+	var none, engine, gvisor any
+	for _, c := range []struct {
+		of       string
+		sessions int
+		keep     *any
+	}{{"nothing", 0, &none}, {"engine", 1_000_000, &engine}, {"engine", 10_000_000, &engine}, {"gvisor", gvisorMost, &gvisor}} {
+		b.Run(fmt.Sprintf("of=%s/sessions=%d/proto=udp", c.of, c.sessions), func(b *testing.B) {
+			large(b, c.sessions)
+			switch {
+			case *c.keep != nil && b.N > 1: // the trial run has made it
+			case c.of == "engine":
+				*c.keep = newEngineLoad(b, c.sessions, packet.UDP, nat.GatewayProfile())
+			case c.of == "gvisor":
+				*c.keep = newGVisorLoad(b, c.sessions, packet.UDP)
 			}
 			var took, paused []float64
 			var before, after runtime.MemStats
@@ -41,10 +52,78 @@ func BenchmarkCollection(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(median(took), "ns/collection")
 			b.ReportMetric(median(paused), "paused-ns/collection")
-			if l != nil {
-				b.ReportMetric(float64(l.e.Stats(0).MemoryBytes)/float64(sessions), "B/session")
-			}
-			runtime.KeepAlive(l)
+			runtime.KeepAlive(*c.keep)
 		})
+		if g, ok := gvisor.(*gvisorLoad); ok {
+			g.close()
+		}
+	}
+}
+
+// large skips what only a run that is not short has.
+func large(b *testing.B, flows int) {
+	b.Helper()
+	if flows > 1_000_000 && testing.Short() {
+		b.Skip("10,000,000 flows are for runs that are not short")
+	}
+}
+
+// anonymous is how much memory of its own this process has, in bytes, when all that is garbage has been given back.
+func anonymous(tb testing.TB) int {
+	tb.Helper()
+	debug.FreeOSMemory()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m := regexp.MustCompile(`RssAnon:\s*(\d+) kB`).FindSubmatch(bytes.TrimSpace(status))
+	if m == nil {
+		tb.Fatalf("no RssAnon: %s", status)
+	}
+	kB, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return kB << 10
+}
+
+// BenchmarkMemory is what a full engine takes: as it says (B/session), and by how much the process has grown (resident),
+// less than that where a part has not been touched. Each profile's sessions are as its hosts make them: each has
+// a server of its own, the most that the bound of aws on ports by destination can take.
+func BenchmarkMemory(b *testing.B) {
+	for _, mode := range modes {
+		for _, n := range []int{65536, 1_000_000, 10_000_000} {
+			b.Run(fmt.Sprintf("profile=%s/proto=udp/sessions=%d", mode.name, n), func(b *testing.B) {
+				large(b, n)
+				p := policy(n, mode.profile())
+				var said, grown []float64
+				for range b.N {
+					before := anonymous(b)
+					l := newEmptyLoad(b, nat.Config{Sessions: n}, p, newRing(packet.UDP))
+					l.want[0] = nat.Outbound
+					var buf [64]byte
+					blank(buf[:], packet.UDP)
+					for i := range n {
+						k := outKey(i)
+						k.seal(buf[:])
+						k.put(buf[:], sumAt(packet.UDP))
+						q := packet.Packet{Buf: buf[:], Len: length}
+						if v := l.w.Translate(&q, 0, 0); v != nat.Outbound {
+							b.Fatal(v)
+						}
+					}
+					s := l.e.Stats(0)
+					if s.Sessions != n {
+						b.Fatalf("%d sessions", s.Sessions)
+					}
+					said = append(said, float64(s.MemoryBytes))
+					grown = append(grown, float64(anonymous(b)-before))
+					runtime.KeepAlive(l)
+				}
+				b.ReportMetric(median(said)/1e6, "MB")
+				b.ReportMetric(median(said)/float64(n), "B/session")
+				b.ReportMetric(median(grown)/float64(n), "resident-B/session")
+			})
+		}
 	}
 }

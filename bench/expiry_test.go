@@ -6,6 +6,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"testing"
@@ -28,20 +29,24 @@ func threadTime(tb testing.TB) time.Duration {
 
 // BenchmarkExpiry has a million sessions end within one second of the engine's time, while a million packets of other flows
 // go through in that second, in batches of 64 with a Tick after each. It reports how long a batch and its Tick take between
-// them, and in the second before anything ends; and what a Tick takes at most, in time of its thread.
+// them, and in the second before, in which nothing ends: x-quiet is the ratio of the 99.9th percentiles. All times are of
+// the thread. step-ns is the longest Tick of the second: of each the best of all rounds, which do the same in the same order,
+// since what the machine adds to one of them is not there in the next.
 func BenchmarkExpiry(b *testing.B) {
 	const ending, live, batches = 1_000_000, 65536, 1_000_000 / batchSize
 	b.Run(fmt.Sprintf("ending=%d/flows=%d/proto=tcp/dir=both/batch=64", ending, live), func(b *testing.B) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		var quiet, busy, ticks []float64
+		steps := slices.Repeat([]float64{math.Inf(1)}, batches)
 		left := 0
+		r := newRing(packet.TCP)
+		r.keys[0] = outKeys(live, packet.TCP)
+		profile := nat.GatewayProfile()
+		b.ResetTimer()
 		for range b.N {
 			b.StopTimer()
-			profile := nat.GatewayProfile()
-			r := newRing(packet.TCP)
-			r.keys[0] = outKeys(live, packet.TCP)
-			l := newEmptyLoad(b, nat.Config{Sessions: ending + live}, policy(ending+live, profile), r)
+			l := newEmptyLoad(b, nat.Config{Sessions: ending + live, Seed: 1}, policy(ending+live, profile), r)
 			l.establish(b, nat.Outbound, nat.Inbound)
 			l.makeEnding(b, ending)
 			l.r.direct("both")
@@ -53,12 +58,13 @@ func BenchmarkExpiry(b *testing.B) {
 						l.r.refill()
 					}
 					now := from + time.Duration(i)*time.Second/batches
-					start := time.Now()
+					start := threadTime(b)
 					done := l.translate(l.r.inside[at], at, now)
-					began := threadTime(b)
+					between := threadTime(b)
 					l.w.Tick(now)
-					ticked = append(ticked, float64(threadTime(b)-began))
-					took = append(took, float64(time.Since(start)))
+					end := threadTime(b)
+					ticked = append(ticked, float64(end-between))
+					took = append(took, float64(end-start))
 					if done != batchSize {
 						b.Fatalf("%d of %d packets translated: %v", done, batchSize, l.vs)
 					}
@@ -74,6 +80,9 @@ func BenchmarkExpiry(b *testing.B) {
 			took, ticked := second(profile.Timeouts.UDP)
 			b.StopTimer()
 			busy, ticks = append(busy, took...), append(ticks, ticked...)
+			for i, t := range ticked {
+				steps[i] = min(steps[i], t)
+			}
 			left = l.e.Stats(profile.Timeouts.UDP+time.Second).Sessions - live
 		}
 		slices.Sort(quiet)
@@ -84,9 +93,10 @@ func BenchmarkExpiry(b *testing.B) {
 			b.ReportMetric(at(quiet, p), fmt.Sprintf("quiet-p%v-ns/batch", p))
 			b.ReportMetric(at(busy, p), fmt.Sprintf("p%v-ns/batch", p))
 		}
+		b.ReportMetric(at(busy, 99.9)/at(quiet, 99.9), "x-quiet")
 		b.ReportMetric(at(ticks, 50), "tick-p50-ns")
 		b.ReportMetric(at(ticks, 99.9), "tick-p99.9-ns")
-		b.ReportMetric(ticks[len(ticks)-1], "tick-max-ns")
+		b.ReportMetric(slices.Max(steps), "step-ns")
 		b.ReportMetric(float64(left), "left") // records of the dead that no Tick has come to yet
 	})
 }

@@ -81,6 +81,7 @@ func BenchmarkFeatureNewFlow(b *testing.B) {
 			r.direct("out")
 			var ns [2][]float64
 			b.ReportAllocs()
+			b.ResetTimer()
 			for range b.N {
 				for j, which := range []int{-1, i} {
 					b.StopTimer()

@@ -35,24 +35,28 @@ type floorError struct {
 
 func (e *floorError) Error() string { return "the floor: " + e.err.Error() + ": " + e.out }
 
-// runFloor runs one row of the floor for 0.1 s and returns one of its figures.
-func runFloor(b *testing.B, row, unit string) float64 {
+// runFloor runs one row of the floor in a process of its own, so many times for as long as benchtime says, and returns one of
+// its figures of each.
+func runFloor(b *testing.B, row, unit, benchtime string, times int) (figures []float64) {
 	b.Helper()
 	bin, err := floorBinary()
 	if err != nil {
 		b.Fatal(err)
 	}
-	out, err := exec.Command(bin, "-test.run", "^$", "-test.bench", row, "-test.benchtime", "100ms", "-test.cpu", "1").CombinedOutput()
+	out, err := exec.Command(bin, "-test.run", "^$", "-test.bench", row, "-test.benchtime", benchtime, "-test.count", strconv.Itoa(times),
+		"-test.cpu", "1").CombinedOutput()
 	if err != nil {
 		b.Fatalf("the floor: %v: %s", err, out)
 	}
-	m := regexp.MustCompile(`([0-9.]+) ` + regexp.QuoteMeta(unit) + `(\s|$)`).FindSubmatch(out)
-	if m == nil {
-		b.Fatalf("the floor printed no %s: %s", unit, out)
+	for _, m := range regexp.MustCompile(`([0-9.]+) `+regexp.QuoteMeta(unit)+`(\s|$)`).FindAllSubmatch(out, -1) {
+		v, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		figures = append(figures, v)
 	}
-	v, err := strconv.ParseFloat(string(m[1]), 64)
-	if err != nil {
-		b.Fatal(err)
+	if len(figures) != times {
+		b.Fatalf("the floor printed %d of %d times %s: %s", len(figures), times, unit, out)
 	}
-	return v
+	return figures
 }

@@ -88,11 +88,16 @@ func outKeys(n int, proto uint8) []key {
 	var p [64]byte
 	blank(p[:], proto)
 	for i := range ks {
-		ks[i] = key{src: 10<<24 + uint32(i>>6), dst: 93<<24 | uint32(i)*2654435761>>8, ports: uint32(1024+i%60000)<<16 | 443}
+		ks[i] = outKey(i)
 		ks[i].seal(p[:])
 	}
 	rand.Shuffle(n, func(i, j int) { ks[i], ks[j] = ks[j], ks[i] })
 	return ks
+}
+
+// outKey is the tuple of flow i.
+func outKey(i int) key {
+	return key{src: 10<<24 + uint32(i>>6), dst: 93<<24 | uint32(i)*2654435761>>8, ports: uint32(1024+i%60000)<<16 | 443}
 }
 
 // ring is the packets of a pass, and the flows that they are filled from.
