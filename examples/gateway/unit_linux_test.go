@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -53,5 +54,55 @@ func TestUnit(t *testing.T) {
 	}
 	if out := verify(); !strings.Contains(out, "Frobnicate") {
 		t.Errorf("a key that there is not: %s", out)
+	}
+}
+
+// TestUnitAllowsIOURing: the filter of system calls leaves io_uring to the gateway, and is one.
+func TestUnitAllowsIOURing(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	b, err := os.ReadFile("systemd/tidegate.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members func(names ...string) []string
+	members = func(names ...string) (calls []string) {
+		for _, n := range names {
+			if !strings.HasPrefix(n, "@") {
+				calls = append(calls, n)
+				continue
+			}
+			out, err := exec.Command(analyze, "syscall-filter", n).Output()
+			if err != nil {
+				t.Fatalf("%s: %v", n, err)
+			}
+			for line := range strings.Lines(string(out)) {
+				if line = strings.TrimSpace(line); line != "" && line != n && line[0] != '#' {
+					calls = append(calls, members(line)...)
+				}
+			}
+		}
+		return calls
+	}
+	allowed := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		list, ok := strings.CutPrefix(strings.TrimSpace(line), "SystemCallFilter=")
+		if !ok {
+			continue
+		}
+		list, not := strings.CutPrefix(list, "~")
+		for _, call := range members(strings.Fields(list)...) {
+			allowed[call] = !not
+		}
+	}
+	for _, call := range slices.Concat(members("@aio"), []string{"capset"}) {
+		if !allowed[call] {
+			t.Errorf("%s is not allowed", call)
+		}
+	}
+	if !allowed["io_uring_enter"] || allowed["setuid"] || allowed["mount"] {
+		t.Errorf("the filter is not what it says: io_uring_enter %t, setuid %t, mount %t", allowed["io_uring_enter"], allowed["setuid"], allowed["mount"])
 	}
 }

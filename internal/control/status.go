@@ -18,6 +18,17 @@ type Status struct {
 	// Healthy: there are no Faults.
 	Healthy bool    `json:"healthy"`
 	Faults  []Fault `json:"faults"`
+	// Interfaces are how packets are read and written at this moment: inside, then outside.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+}
+
+// Interface is one of the two devices of the gateway.
+type Interface struct {
+	Name string `json:"name"`
+	Side string `json:"side"`
+	// Backend is "io_uring" or "plain", as in the configuration. Reason is why it is not io_uring, where that leaves it open.
+	Backend string `json:"backend"`
+	Reason  string `json:"reason,omitempty"`
 }
 
 // Fault is one thing that is wrong.

@@ -358,17 +358,22 @@ func seen(t *testing.T, h *lab.Host, network, addr string) netip.AddrPort {
 // watch judges what the internet receives until the returned function is called.
 func (b *bed) watch(allowed ...netip.Prefix) (stop func() *wirecheck.Checker) {
 	b.t.Helper()
+	return b.watchAt(b.net, &wirecheck.Checker{
+		Allowed: append(allowed, netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.2/32")),
+		Inside:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+	})
+}
+
+// watchAt has c judge what the first interface of a host receives.
+func (b *bed) watchAt(h *lab.Host, c *wirecheck.Checker) (stop func() *wirecheck.Checker) {
+	b.t.Helper()
 	var s *wirecheck.Sniffer
-	err := b.net.Do(func() (err error) {
+	err := h.Do(func() (err error) {
 		s, err = wirecheck.Sniff("eth0")
 		return err
 	})
 	if err != nil {
 		b.t.Fatal(err)
-	}
-	c := &wirecheck.Checker{
-		Allowed: append(allowed, netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.2/32")),
-		Inside:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(c.Packet) }()

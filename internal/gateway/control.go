@@ -22,6 +22,7 @@ import (
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
+	"github.com/tidegate/tidegate/tun"
 )
 
 // controller answers at the control socket. See package control for what. Whatever clients do, it costs the data path the
@@ -232,7 +233,7 @@ func (c *controller) stats(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (c *controller) status(w http.ResponseWriter, _ *http.Request) {
-	s := statusOf(c.version, c.started, c.m.faults())
+	s := statusOf(c.l, c.version, c.started, c.m.faults())
 	answer(w, &s)
 }
 
@@ -245,8 +246,19 @@ func network() string {
 	return name
 }
 
-func statusOf(version string, started time.Time, faults []control.Fault) control.Status {
-	return control.Status{Version: version, Started: started.UTC(), Network: network(), Healthy: len(faults) == 0, Faults: append([]control.Fault{}, faults...)}
+func statusOf(l *loop, version string, started time.Time, faults []control.Fault) control.Status {
+	s := control.Status{Version: version, Started: started.UTC(), Network: network(), Healthy: len(faults) == 0, Faults: append([]control.Fault{}, faults...)}
+	for i := range l.sides {
+		if o, ok := l.sides[i].dev.(tun.Observed); ok {
+			io := o.Stats()
+			d := control.Interface{Name: o.Name(), Side: nat.Side(i).String(), Backend: backend(io)}
+			if io.Why != nil {
+				d.Reason = io.Why.Error()
+			}
+			s.Interfaces = append(s.Interfaces, d)
+		}
+	}
+	return s
 }
 
 // maxTop bounds the destinations of one answer.

@@ -169,7 +169,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_bytes_total", p.passedBytes.Load(), directions[s])
 		if o, ok := p.dev.(tun.Observed); ok {
 			io := o.Stats()
-			gauge("nat_device_backend_info", 1, side, io.Backend)
+			gauge("nat_device_backend_info", 1, side, backend(io))
 			counter("nat_device_sleeps_total", io.Sleeps, side)
 			counter("nat_device_exhausted_total", io.Exhausted, side)
 		}
@@ -240,7 +240,7 @@ func handler(l *loop, version string, m machine, r *reloader) http.Handler {
 		if strings.Contains(r.Header.Get("Accept"), "application/json") {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
-			_ = json.NewEncoder(w).Encode(statusOf(version, started, faults)) // the client may be gone
+			_ = json.NewEncoder(w).Encode(statusOf(l, version, started, faults)) // the client may be gone
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -5,6 +5,7 @@ package gateway
 import (
 	"runtime"
 
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/packet"
 	"github.com/tidegate/tidegate/tun"
 )
@@ -25,4 +26,15 @@ func batches(dev tun.Device) (read func(ps []packet.Packet) (int, error), ps []p
 		ps[i].Buf = slab[i*size : (i+1)*size : (i+1)*size]
 	}
 	return dev.Read, ps
+}
+
+// backend is how a device is read and written, in the words of the configuration.
+func backend(s tun.Stats) string {
+	switch s.Backend {
+	case tun.BackendURing:
+		return string(config.BackendIOURing)
+	case tun.BackendLinux:
+		return string(config.BackendPlain)
+	}
+	return s.Backend
 }

@@ -229,7 +229,7 @@ func (s *system) report(o Options) {
 	o.Log.Info("forwarding", "inside", join(s.plan.inside), "outside", join(s.plan.external), "static", len(c.Static),
 		"forwards", len(c.Forwards), "profile", string(c.Profile))
 	io := s.tuns[nat.Inside].Stats()
-	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu, "backend", io.Backend)
+	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu, "backend", backend(io))
 	if io.Why != nil {
 		o.Log.Info("io_uring is not used: packets cost more", "reason", io.Why)
 	}

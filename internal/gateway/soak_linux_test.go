@@ -6,14 +6,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,7 +26,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tidegate/tidegate/internal/control"
+	"github.com/tidegate/tidegate/internal/gateway/wirecheck"
 	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/tun"
 )
 
 // soakSize is how many packets TestWire has to see outside: TIDEGATE_SOAK, or what a minute on a small machine allows.
@@ -43,19 +49,78 @@ func soakSize(t *testing.T) int {
 
 const longSoak = 100_000
 
-// TestWire: with transmit offload off on the gateway's outside interface every packet is on the wire as it will arrive.
-// All of them have an external source and right checksums.
+// TestWire: with transmit offload off on the gateway's interfaces every packet is on the wire as it will arrive, with right
+// checksums. All of those outside have an external source. It is so whichever way packets are read and written.
 func TestWire(t *testing.T) {
 	t.Parallel()
-	b := newBed(t)
-	size := soakSize(t)
-	if err := txOffloadOff(b.gw, "eth0"); err != nil {
-		t.Fatal(err)
+	for _, backend := range []string{"io_uring", "plain"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			if backend == "io_uring" {
+				b.needsIOURing()
+			}
+			for _, device := range []string{"eth0", "eth1"} {
+				if err := txOffloadOff(b.gw, device); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g := b.start("--metrics", metricsAddr, "--config", configFile(t, plainFile+"devices: {backend: "+backend+"}\n"))
+			b.reads(g, backend)
+			b.soak()
+		})
 	}
-	b.start()
+}
+
+// needsIOURing skips a test where the machine has no io_uring to offer.
+func (b *bed) needsIOURing() {
+	b.t.Helper()
+	err := b.gw.Do(func() error {
+		d, err := tun.Open(tun.Options{Backend: tun.BackendURing})
+		if err != nil {
+			return err
+		}
+		return d.Close()
+	})
+	if errors.Is(err, tun.ErrUnsupported) {
+		b.t.Skip(err)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// reads checks that the gateway says everywhere that it reads packets that way.
+func (b *bed) reads(g *instance, backend string) {
+	b.t.Helper()
+	if want := `"backend":"` + backend + `"`; !strings.Contains(g.text(), want) {
+		b.t.Errorf("the log has no %s:\n%s", want, g.text())
+	}
+	for _, side := range []string{"inside", "outside"} {
+		if v := b.metric(`nat_device_backend_info{backend="` + backend + `",device="` + side + `"}`); v != "1" {
+			b.t.Errorf("the metric of the backend %s is %s", side, v)
+		}
+	}
+	out, exit := b.command("status", "--socket", b.socket, "-o", "json")
+	var s control.Status
+	if err := json.Unmarshal([]byte(out), &s); err != nil || exit != 0 {
+		b.t.Fatalf("status: exit %d, %v\n%s", exit, err, out)
+	}
+	want := []control.Interface{{Name: "tg-in", Side: "inside", Backend: backend}, {Name: "tg-out", Side: "outside", Backend: backend}}
+	if !slices.Equal(s.Interfaces, want) {
+		b.t.Errorf("status has %+v", s.Interfaces)
+	}
+}
+
+// soak has every packet on both wires judged, under load, and then plants mistakes.
+func (b *bed) soak() {
+	t := b.t
+	t.Helper()
+	size := soakSize(t)
 	b.mirror()
 	echoUDP(t, b.net, "198.51.100.1:7")
 	stop := b.watch()
+	stopInside := b.watchAt(b.pc, &wirecheck.Checker{Allowed: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}})
 	wire, err := outsidePackets(b.net)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +150,14 @@ func TestWire(t *testing.T) {
 	if r.Packets < size*9/10 || r.Fragments == 0 {
 		t.Errorf("the capture has %d packets, %d fragments", r.Packets, r.Fragments)
 	}
-	t.Logf("%d packets, %d fragments", r.Packets, r.Fragments)
+	in := stopInside().Report
+	if err := in.Err(); err != nil {
+		t.Error("inside: ", err)
+	}
+	if in.Packets < size/2 {
+		t.Errorf("the capture inside has %d packets", in.Packets)
+	}
+	t.Logf("%d packets, %d fragments, and %d inside", r.Packets, r.Fragments, in.Packets)
 	b.plant()
 }
 
