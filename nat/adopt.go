@@ -84,7 +84,7 @@ func Adopt(cfg Config, old []byte, p *Policy, now time.Duration) (*Engine, Adopt
 	e.kept.clock.Store(clock)
 	a.end(e.latest(now))
 	a.count()
-	e.kept.publish(e.generation, e.pol.epoch, e.numbers)
+	e.kept.publish(e.generation, e.pol, e.numbers)
 	if !inPlace {
 		e.kept.finish()
 	}
@@ -166,7 +166,8 @@ func copyCounters(to, from *kept) {
 }
 
 // install puts the policy in place. Its pools get the numbers that they had, and its restrictions hold their hosts as if
-// they had done so when the other engine's last policy came: whether they did is in each session (keeps).
+// they had done so since the last time that the other engine took one from its host: whether they did is in each session
+// (keeps).
 func (a *adopter) install(p *Policy) {
 	e, old := a.e, &a.policy.pools
 	were := map[uint64]int{}
@@ -182,7 +183,7 @@ func (a *adopter) install(p *Policy) {
 	}
 	e.install(p)
 	for i := range e.pol.bounds {
-		e.pol.bounds[i].since = a.policy.epoch
+		e.pol.bounds[i].since = a.policy.unbroken
 	}
 	for n := range e.pol.pools {
 		if q := &e.pol.pools[n]; n < keptPools && q.name != "" && old[n] == nameID(q.name) {
@@ -241,6 +242,10 @@ func (e *Engine) sensible(i int, r *conntrack.Record) bool {
 func (a *adopter) vet(i int, r *conntrack.Record) bool {
 	if int32(r.LastSeen-a.tick) > 0 || !a.e.sensible(i, r) {
 		return false
+	}
+	if int32(r.Epoch-a.policy.epoch) > 0 {
+		// Of an Adopt that was interrupted, under a policy that was never in force: this one has to be asked.
+		r.Epoch = a.policy.epoch
 	}
 	if r.State != conntrack.Quarantined {
 		a.bounded = a.bounded || r.Bits&(conntrack.Tallied|conntrack.Crowded) != 0

@@ -15,6 +15,7 @@ import (
 // policy is a compiled Policy: immutable, but for epoch, which Apply sets before anybody sees it.
 type policy struct {
 	epoch      uint32
+	unbroken   uint32       // the epoch since which no host has lost a restriction
 	lines      Policy       // as it was written, for Explain: the lists alone
 	atts       []attachment // by AttachmentID
 	mtu        [2]int       // by egress Side; 0: not ours to check

@@ -97,7 +97,7 @@ func New(cfg Config, p *Policy) (*Engine, error) {
 		e.shards[i].t.Rebuild(0, nil) // of nothing
 	}
 	e.install(p)
-	k.publish(0, e.pol.epoch, e.numbers)
+	k.publish(0, e.pol, e.numbers)
 	k.finish()
 	return e, nil
 }
@@ -237,7 +237,7 @@ func (e *Engine) Apply(p *Policy, now time.Duration) (Impact, error) {
 	defer e.applyMu.Unlock()
 	e.mu.Lock()
 	e.install(p)
-	e.kept.publish(e.generation, e.pol.epoch, e.numbers)
+	e.kept.publish(e.generation, e.pol, e.numbers)
 	for i := range e.shards {
 		e.shards[i].crowds.forget()
 	}

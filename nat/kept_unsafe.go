@@ -39,8 +39,10 @@ type keptPolicy struct {
 	generation uint32 // how many engines went on with these records
 	epoch      uint32
 	pools      [keptPools]uint64 // nameID of each pool, by number; 0: there is none
+	unbroken   uint32            // of the policy
+	_          uint32
 	sum        uint64
-	_          [40]byte
+	_          [32]byte
 }
 
 // oddCounters are the counters of no worker.

@@ -28,7 +28,7 @@ const (
 	recordsMagic = 0x6574_6167_6564_6974 // "tidegate" in memory, with the byte order of the usual machines
 	// recordsVersion is that of kept. Whoever changes what is in it, or what the engine writes into a conntrack.Record,
 	// gives another one.
-	recordsVersion = 1
+	recordsVersion = 2
 
 	// keptPools is up to which number the names of pools outlive the engine.
 	keptPools = 1024
@@ -90,7 +90,7 @@ func (k *kept) finish() {
 }
 
 // publish writes down what sessions refer to of a policy, before any session does.
-func (k *kept) publish(generation, epoch uint32, numbers map[string]int) {
+func (k *kept) publish(generation uint32, p *policy, numbers map[string]int) {
 	at, last := k.policy()
 	next := &k.policies[1-at]
 	next.sum = ^next.sum // whatever is written from here on is not whole
@@ -102,7 +102,7 @@ func (k *kept) publish(generation, epoch uint32, numbers map[string]int) {
 		}
 		crashPoint("publish")
 	}
-	next.generation, next.epoch = generation, epoch
+	next.generation, next.epoch, next.unbroken = generation, p.epoch, p.unbroken
 	next.serial = 1
 	if last != nil {
 		next.serial = last.serial + 1

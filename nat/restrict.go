@@ -5,6 +5,7 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
@@ -113,8 +114,16 @@ func hasPorts(proto int) bool {
 	return proto == packet.TCP || proto == packet.UDP || proto == packet.ICMP
 }
 
-// inherit sets since when each host is bound, as the policy that follows old, which is nil for the first.
+// inherit sets since when each host is bound, and none has lost its restriction, as the policy that follows old, which is nil
+// for the first.
 func (c *policy) inherit(old *policy, epoch uint32) {
+	c.unbroken = epoch
+	if old != nil && !slices.ContainsFunc(old.bounds, func(was bound) bool {
+		b := c.boundOf(was.host)
+		return b == nil || b.name != was.name
+	}) {
+		c.unbroken = old.unbroken
+	}
 	for i := range c.bounds {
 		b := &c.bounds[i]
 		b.since = epoch

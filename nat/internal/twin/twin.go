@@ -238,30 +238,31 @@ func (t *Twin) change(now time.Duration, p *nat.Policy) nat.Impact {
 	return want
 }
 
-// Adoptable reports whether the twin would know which session gives way first after an Adopt: not if two that nobody
-// answered were last seen at the same time.
-func (t *Twin) Adoptable(now time.Duration) bool {
-	t.advance(now)
-	seen := map[int64]bool{}
-	for _, s := range t.sessions {
-		if !s.replied && seen[s.lastSeen] {
-			return false
-		}
-		seen[s.lastSeen] = seen[s.lastSeen] || !s.replied
+// Order puts the sessions that an engine has in its order: which of those last seen at the same time gives way first after
+// an Adopt is the engine's affair.
+func (t *Twin) Order(by iter.Seq[nat.Session]) {
+	place := map[flowKey]int{}
+	for g := range by {
+		place[keyOf(g)] = len(place)
 	}
-	return true
+	slices.SortStableFunc(t.sessions, func(a, b *session) int { return place[a.key()] - place[b.key()] })
 }
 
 // Adopt judges an engine that went on, under a policy, with what another left: as after Apply, without what is not kept.
 func (t *Twin) Adopt(now time.Duration, p *nat.Policy, got nat.Adoption) error {
-	t.held, t.sets, t.told = nil, nil, 0
-	clear(t.made)
-	slices.SortStableFunc(t.sessions, func(a, b *session) int { return int(a.lastSeen - b.lastSeen) })
+	t.forget()
 	want := t.change(now, p)
 	if got.Sessions != want.Kept || got.Cut != want.Cut {
 		return fmt.Errorf("adopted %+v, want %+v", got, want)
 	}
 	return nil
+}
+
+// forget forgets what an Adopt does not keep, the order of sessions as well.
+func (t *Twin) forget() {
+	t.held, t.sets, t.told = nil, nil, 0
+	clear(t.made)
+	slices.SortStableFunc(t.sessions, func(a, b *session) int { return int(a.lastSeen - b.lastSeen) })
 }
 
 // Compare reports the sessions that only one of the two has, or that they describe differently.
@@ -294,6 +295,16 @@ func (t *Twin) Compare(now time.Duration, got iter.Seq[nat.Session]) error {
 	}
 	return errors.Join(errs...)
 }
+
+// flowKey is what tells sessions apart.
+type flowKey struct {
+	proto        uint8
+	in, ext, rem netip.AddrPort
+}
+
+func keyOf(g nat.Session) flowKey { return flowKey{g.Protocol, g.Inside, g.External, g.Remote} }
+
+func (s *session) key() flowKey { return flowKey{s.proto, s.in, s.ext, s.rem} }
 
 // Len is how many sessions there are.
 func (t *Twin) Len() int { return len(t.sessions) }

@@ -87,9 +87,6 @@ func (s *sim) apply(d *dice) error {
 // adopt has another engine go on where this one is, under the policy p: in its memory or with a copy of it.
 func (s *sim) adopt(d *dice, p *nat.Policy) error {
 	s.listen()
-	if s.twin != nil && !s.twin.Adoptable(s.now) {
-		return nil
-	}
 	cfg, old := s.cfg, s.cfg.Records
 	if d.one(2) {
 		if s.twin == nil {
@@ -121,6 +118,7 @@ func (s *sim) adopt(d *dice, p *nat.Policy) error {
 	if s.twin == nil {
 		return nil
 	}
+	s.twin.Order(e.Sessions(s.now))
 	return s.twin.Adopt(s.now, p, got)
 }
 

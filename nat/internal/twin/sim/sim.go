@@ -47,7 +47,8 @@ type sim struct {
 	batches bool        // single packets take the way of batches, too
 	explain bool        // ask the engine to explain each packet first
 	trace   func(string)
-	each    func() // called before each packet that is not in a batch
+	each    func() // called before packets, and after each of a batch when the twin has been asked about it
+	under   int    // how many packets the engine is given at once
 	tamper  tamper
 }
 
@@ -144,19 +145,21 @@ func (s *sim) packets(all []arrival, batch bool) error {
 	}
 	vs := make([]nat.Verdict, len(ps))
 	if batch || s.batches && len(all) == 1 {
+		s.under = len(all)
+		s.step()
 		s.worker.Batch(ps, all[0].from, s.now, vs)
 		emitted := s.worker.Emitted()
 		for i, a := range all {
 			if err := s.judge(a, ps[i], vs[i], emissionsOf(emitted, i)); err != nil {
 				return fmt.Errorf("packet %d of a batch: %w", i, err)
 			}
+			s.step()
 		}
 		return s.compare()
 	}
+	s.under = 1
 	for i, a := range all {
-		if s.each != nil {
-			s.each()
-		}
+		s.step()
 		x, err := s.explained(a)
 		if err != nil {
 			return err
@@ -170,6 +173,12 @@ func (s *sim) packets(all []arrival, batch bool) error {
 		}
 	}
 	return s.compare()
+}
+
+func (s *sim) step() {
+	if s.each != nil {
+		s.each()
+	}
 }
 
 // emissionsOf are those of packet i of a batch, as if it had been alone.
