@@ -31,7 +31,8 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 		return
 	}
 	att := &pol.atts[from]
-	shards := w.parse(ps, items, att)
+	w.parse(ps, items, att.router)
+	shards := w.place(items, att)
 	for shards != 0 {
 		n := bits.TrailingZeros64(shards)
 		shards &= shards - 1
@@ -49,7 +50,15 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 					w.enter(n)
 					w.relookup(sh, it, att.side)
 				}
-				if v := w.hit(sh, &ps[i], it, from, att); v != Unset {
+				v := Unset
+				switch {
+				case it.h == conntrack.None:
+				case att.side == Inside:
+					v = w.hitOut(sh, &ps[i], it, from, att)
+				default:
+					v = w.hitIn(sh, &ps[i], it, from, att)
+				}
+				if v != Unset {
 					vs[i] = w.count(v)
 					continue
 				}
@@ -64,58 +73,113 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 	}
 }
 
-// parse is the first stage. It returns the set of shards that the packets belong to; those for the slow path are in
-// the shard of their place among the others, or the first.
-func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shards uint64) {
-	pol, e := w.pol, w.e
-	minTTL := uint8(0)
-	if att.router {
+// parse is the first stage: those that a lookup may do are fast.
+func (w *Worker) parse(ps []packet.Packet, items []item, router bool) {
+	minTTL, maxLen := uint8(0), w.pol.minMTU
+	if router {
 		minTTL = 2
 	}
-	sharded := len(e.shards) > 1
-	statics, restricts := pol.outOf.n > 0, pol.restricted.n > 0
 	for i := range items {
 		p, it := &ps[i], &items[i]
-		it.shard, it.h = 0, conntrack.None
 		it.state = slow
-		v := &it.v
-		if v.Parse(p.Bytes()) == packet.OK && v.Kind == packet.KindFlow && v.TTL >= minTTL && p.WireLen() <= pol.minMTU {
-			p.Len = int(v.Total)
+		if it.v.Parse(p.Bytes()) == packet.OK && it.v.Kind == packet.KindFlow && it.v.TTL >= minTTL && p.WireLen() <= maxLen {
+			p.Len = int(it.v.Total)
 			it.state = fast
-			if restricts && v.Proto == packet.TCP && v.Flags&(packet.SYN|packet.ACK) == packet.SYN {
+		}
+	}
+}
+
+// place is the second half of it: tag, and shard. It returns the set of shards that the packets belong to; those for the
+// slow path are in the shard of their place among the others, or the first.
+func (w *Worker) place(items []item, att *attachment) (shards uint64) {
+	if w.pol.outOf.n > 0 || w.pol.restricted.n > 0 || len(w.e.shards) > 1 {
+		return w.placeEach(items, att)
+	}
+	t := w.e.shards[0].t
+	for i := range items {
+		it := &items[i]
+		it.shard = 0
+		v := &it.v
+		if v.Proto == packet.ICMP {
+			it.asked(att.side)
+		}
+		if att.side == Inside {
+			it.tag = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
+		} else {
+			it.tag = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
+		}
+	}
+	return 1
+}
+
+// asked leaves an ICMP query to the slow path that is not answered, or asked, on the side that it comes from: the
+// identifier is the inside's or the external one.
+func (it *item) asked(side Side) {
+	if query := it.v.Type == packet.Echo || it.v.Type == packet.Timestamp; query != (side == Inside) {
+		it.state = slow
+	}
+}
+
+// placeEach is place where there is more to look at than one table.
+func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
+	pol, e := w.pol, w.e
+	sharded, inside := len(e.shards) > 1, att.side == Inside
+	for i := range items {
+		it := &items[i]
+		it.shard = 0
+		v := &it.v
+		if it.state == fast {
+			if pol.restricted.n > 0 && v.Proto == packet.TCP && v.Flags&(packet.SYN|packet.ACK) == packet.SYN {
 				it.state = slow // it may be barred though its session lives
 			}
 			if v.Proto == packet.ICMP {
-				// The identifier is the inside's or the external one; queries are told from answers on the slow path.
-				if query := v.Type == packet.Echo || v.Type == packet.Timestamp; query != (att.side == Inside) {
-					it.state = slow
+				it.asked(att.side)
+			}
+			switch {
+			case w.static(it, att):
+			case !sharded:
+			case inside:
+				it.shard = uint8(e.shardOf(v.Src, v.SrcPort, v.Proto))
+			default:
+				if to, ok := pol.forwardsIn[endpoint{v.Dst, v.DstPort, v.Proto}]; ok {
+					it.shard = uint8(e.shardOf(to.addr, to.port, to.proto))
+				} else {
+					it.shard = uint8(e.shardOfPort(v.DstPort))
 				}
 			}
-			if att.side == Inside {
-				if ext := pol.alwaysOut.get(v.Src); ext != 0 && pol.owners.surelyRemote(v.Dst) && (att.sources == nil || att.sources.Contains(from4(v.Src))) {
-					it.state, it.other = pair, ext
-				} else if statics && pol.outOf.get(v.Src) != 0 {
-					it.state = slow
-				} else if sharded {
-					it.shard = uint8(e.shardOf(v.Src, v.SrcPort, v.Proto))
-				}
+			if t := e.shards[it.shard].t; inside {
+				it.tag = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
 			} else {
-				if in := pol.inOf.get(v.Dst); in != 0 {
-					if it.state = slow; pol.owners.surelyRemote(v.Src) && len(pol.services) == 0 && !(restricts && pol.boundOf(in) != nil) {
-						it.state, it.other = pair, in
-					}
-				} else if sharded {
-					if to, ok := pol.forwardsIn[endpoint{v.Dst, v.DstPort, v.Proto}]; ok {
-						it.shard = uint8(e.shardOf(to.addr, to.port, to.proto))
-					} else {
-						it.shard = uint8(e.shardOfPort(v.DstPort))
-					}
-				}
+				it.tag = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
 			}
 		}
-		shards |= 1 << it.shard
+		shards |= 1 << (it.shard & 63)
 	}
 	return shards
+}
+
+// static looks whether it is a packet of a 1:1 host, and then whether that is all there is to it.
+func (w *Worker) static(it *item, att *attachment) bool {
+	pol, v := w.pol, &it.v
+	if att.side == Inside {
+		if ext := pol.alwaysOut.get(v.Src); ext != 0 && pol.owners.surelyRemote(v.Dst) && (att.sources == nil || att.sources.Contains(from4(v.Src))) {
+			it.state, it.other = pair, ext
+			return true
+		}
+		if pol.outOf.get(v.Src) != 0 {
+			it.state = slow
+			return true
+		}
+		return false
+	}
+	in := pol.inOf.get(v.Dst)
+	if in == 0 {
+		return false
+	}
+	if it.state = slow; pol.owners.surelyRemote(v.Src) && len(pol.services) == 0 && !(pol.restricted.n > 0 && pol.boundOf(in) != nil) {
+		it.state, it.other = pair, in
+	}
+	return true
 }
 
 // lookup is the second and third stage for the packets of one shard.
@@ -123,17 +187,12 @@ func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) {
 	t := sh.t
 	var touched uint64
 	for i := range items {
-		it := &items[i]
-		if it.state != fast || it.shard != n {
-			continue
-		}
-		v := &it.v
-		if side == Inside {
-			it.tag = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
-			touched += t.TouchOut(it.tag)
-		} else {
-			it.tag = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
-			touched += t.TouchIn(it.tag)
+		if it := &items[i]; it.state == fast && it.shard == n {
+			if side == Inside {
+				touched += t.TouchOut(it.tag)
+			} else {
+				touched += t.TouchIn(it.tag)
+			}
 		}
 	}
 	for i := range items {
@@ -170,82 +229,172 @@ func outPorts(v *packet.View) uint32 {
 	return uint32(v.SrcPort)<<16 | uint32(v.DstPort)
 }
 
-// hit translates the packet of an established session, or returns Unset, having done nothing.
-func (w *Worker) hit(sh *shard, p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
-	t, v := sh.t, &it.v
-	if it.h == conntrack.None {
-		return Unset
-	}
-	r := t.Rec(it.h)
-	d := conntrack.Out
-	verdict := Outbound
-	if att.side == Outside {
-		d, verdict = conntrack.In, Inbound
-		remPort := v.SrcPort
-		if v.Proto == packet.ICMP {
-			remPort = 0
-		}
-		// Another candidate, or a session that is not the first of its mapping's to this address: the slow path knows.
-		if !r.OwnsIn(v.Src, v.Dst, uint32(remPort)<<16|uint32(v.DstPort), v.Proto) {
-			h, _ := t.FindIn(it.tag, v.Dst, v.Src, v.DstPort, remPort, v.Proto)
-			if h == conntrack.None {
-				return Unset
-			}
-			it.h, r = h, t.Rec(h)
-		}
-	} else {
-		if ports := outPorts(v); !r.OwnsOut(v.Src, v.Dst, ports, v.Proto) {
-			h := t.FindOut(it.tag, v.Src, v.Dst, ports, v.Proto)
-			if h == conntrack.None {
-				return Unset
-			}
-			it.h, r = h, t.Rec(h)
-		}
-		if r.Attachment != uint16(from) { // its source is to be checked
+// hitOut translates a packet of an established session, of which it.h is a candidate, on its way out, or returns Unset,
+// having done nothing.
+func (w *Worker) hitOut(sh *shard, p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
+	v, r := &it.v, sh.t.Rec(it.h)
+	if ports := outPorts(v); !r.OwnsOut(v.Src, v.Dst, ports, v.Proto) {
+		h := sh.t.FindOut(it.tag, v.Src, v.Dst, ports, v.Proto)
+		if h == conntrack.None {
 			return Unset
 		}
+		it.h, r = h, sh.t.Rec(h)
 	}
-	if r.Epoch != w.pol.epoch || w.tick-r.LastSeen >= t.Timeout(r) || r.Bits&(conntrack.Looped|conntrack.Filter) != 0 {
+	if r.Attachment != uint16(from) || !w.current(sh.t, r) { // another attachment: its source is to be checked
 		return Unset
 	}
-	if !w.trackHit(sh, p, it, r, d, from, att) {
-		sh.books.pools[r.Pool].drop(Direction(d), Traffic{1, uint64(v.Total)})
-		return DropOutOfWindow
-	}
-	w.rewriteHit(p, v, r, d, att.router)
-	return verdict
-}
-
-// trackHit is track, with the usual packet first.
-func (w *Worker) trackHit(sh *shard, p *packet.Packet, it *item, r *conntrack.Record, d conntrack.Dir, from AttachmentID, att *attachment) bool {
-	v := &it.v
+	b := p.Buf[p.Off : p.Off+p.Len]
+	l4 := b[v.L4:]
+	_, _ = b[19], l4[7]
+	tracked := r.Has(conntrack.Replied)
 	switch {
 	case v.Proto == packet.TCP:
-		if v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK {
-			t := p.Buf[p.Off+int(v.L4) : p.Off+p.Len]
-			_ = t[19]
-			length := uint32(len(t) - int(t[12]>>4)*4)
-			if r.TrackData(d, be.Uint32(t[4:]), be.Uint32(t[8:]), length, be.Uint16(t[14:]), w.tick) {
-				break
-			}
+		_ = l4[19]
+		tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.Out,
+			be.Uint32(l4[4:]), be.Uint32(l4[8:]), uint32(len(l4)-int(l4[12]>>4)*4), be.Uint16(l4[14:]), w.tick)
+	case tracked: // RFC 4787 REQ-6
+		r.LastSeen = w.tick
+	}
+	if tracked {
+		if c := sh.t.Count(it.h); c != nil {
+			sh.countOne(c, it.h, conntrack.Out, v.Total)
 		}
-		f := flow{p: p, v: *v, from: from, att: att, length: p.Len - int(v.L4)}
-		return w.track(&f, sh, it.h, d)
-	case r.Has(conntrack.Replied):
-		if d == conntrack.Out || w.pol.pools[r.Pool].InboundRefresh { // RFC 4787 REQ-6
-			r.LastSeen = w.tick
-		}
+	} else if !w.trackSlowly(sh, p, it, conntrack.Out, from, att) {
+		return DropOutOfWindow
+	}
+	addr := packet.NoDeltas.Plus(packet.Delta(r.Delta))
+	be.PutUint32(b[12:], r.Ext)
+	ip := addr
+	if att.router {
+		b[8]--
+		ip = ip.Plus(ttlStep)
+	}
+	if !v.DF {
+		id := w.e.nextID(r.Ext, v.Dst, v.Proto, p.Segments())
+		ip = ip.Word(v.ID, id)
+		be.PutUint16(b[4:], id)
+	}
+	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
+	if v.Proto == packet.ICMP {
+		rewriteQuery(l4, r.ExtPort, packet.Delta16(r.InPort, r.ExtPort))
+		return Outbound
+	}
+	be.PutUint16(l4, r.ExtPort)
+	both := addr.Word(r.InPort, r.ExtPort)
+	switch {
+	case p.Offload.Csum == packet.CsumPartial:
+		w.adjustPartial(v, l4, addr)
+	case v.Proto == packet.UDP:
+		be.PutUint16(l4[6:], both.ApplyUDP(be.Uint16(l4[6:])))
 	default:
-		f := flow{p: p, v: *v, from: from, att: att, length: p.Len - int(v.L4)}
-		return w.track(&f, sh, it.h, d)
-	}
-	if c := sh.t.Count(it.h); c != nil {
-		if c.Packets[d&1]++; c.Packets[d&1] == 0 {
-			sh.wrapped(it.h, r, d)
+		_ = l4[17]
+		be.PutUint16(l4[16:], both.Apply(be.Uint16(l4[16:])))
+		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
+			clampMSS(l4, w.pol.mssClamp, false)
 		}
-		c.Bytes[d&1] += uint64(v.Total)
 	}
-	return true
+	return Outbound
+}
+
+// hitIn is hitOut for the way in.
+func (w *Worker) hitIn(sh *shard, p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
+	v, r := &it.v, sh.t.Rec(it.h)
+	remPort := v.SrcPort
+	if v.Proto == packet.ICMP {
+		remPort = 0
+	}
+	// Another candidate, or a session that is not the first of its mapping's to this address: the slow path knows.
+	if !r.OwnsIn(v.Src, v.Dst, uint32(remPort)<<16|uint32(v.DstPort), v.Proto) {
+		h, _ := sh.t.FindIn(it.tag, v.Dst, v.Src, v.DstPort, remPort, v.Proto)
+		if h == conntrack.None {
+			return Unset
+		}
+		it.h, r = h, sh.t.Rec(h)
+	}
+	if !w.current(sh.t, r) {
+		return Unset
+	}
+	b := p.Buf[p.Off : p.Off+p.Len]
+	l4 := b[v.L4:]
+	_, _ = b[19], l4[7]
+	tracked := r.Has(conntrack.Replied)
+	switch {
+	case v.Proto == packet.TCP:
+		_ = l4[19]
+		tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.In,
+			be.Uint32(l4[4:]), be.Uint32(l4[8:]), uint32(len(l4)-int(l4[12]>>4)*4), be.Uint16(l4[14:]), w.tick)
+	case tracked && w.pol.pools[r.Pool].InboundRefresh: // RFC 4787 REQ-6
+		r.LastSeen = w.tick
+	}
+	if tracked {
+		if c := sh.t.Count(it.h); c != nil {
+			sh.countOne(c, it.h, conntrack.In, v.Total)
+		}
+	} else if !w.trackSlowly(sh, p, it, conntrack.In, from, att) {
+		return DropOutOfWindow
+	}
+	addr := packet.NoDeltas.Minus(packet.Delta(r.Delta))
+	be.PutUint32(b[16:], r.In)
+	ip := addr
+	if att.router {
+		b[8]--
+		ip = ip.Plus(ttlStep)
+	}
+	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
+	if v.Proto == packet.ICMP {
+		rewriteQuery(l4, r.InPort, packet.Delta16(r.ExtPort, r.InPort))
+		return Inbound
+	}
+	be.PutUint16(l4[2:], r.InPort)
+	both := addr.Word(r.ExtPort, r.InPort)
+	switch {
+	case p.Offload.Csum == packet.CsumPartial:
+		w.adjustPartial(v, l4, addr)
+	case v.Proto == packet.UDP:
+		be.PutUint16(l4[6:], both.ApplyUDP(be.Uint16(l4[6:])))
+	default:
+		_ = l4[17]
+		be.PutUint16(l4[16:], both.Apply(be.Uint16(l4[16:])))
+		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
+			clampMSS(l4, w.pol.mssClamp, false)
+		}
+	}
+	return Inbound
+}
+
+// adjustPartial changes the sum over the pseudo-header in a TCP or UDP header.
+func (w *Worker) adjustPartial(v *packet.View, l4 []byte, addr packet.Deltas) {
+	if v.Proto == packet.UDP {
+		be.PutUint16(l4[6:], addr.Delta().ApplyPartial(be.Uint16(l4[6:])))
+		return
+	}
+	be.PutUint16(l4[16:], addr.Delta().ApplyPartial(be.Uint16(l4[16:])))
+	if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
+		clampMSS(l4, w.pol.mssClamp, true)
+	}
+}
+
+// current reports whether r is alive, under the policy that it was last looked at with, and translates to the other side.
+func (w *Worker) current(t *conntrack.Table, r *conntrack.Record) bool {
+	return r.Epoch == w.pol.epoch && w.tick-r.LastSeen < t.Timeout(r) && r.Bits&(conntrack.Looped|conntrack.Filter) == 0
+}
+
+// trackSlowly is track for what no short cut knows. It books what it drops.
+func (w *Worker) trackSlowly(sh *shard, p *packet.Packet, it *item, d conntrack.Dir, from AttachmentID, att *attachment) bool {
+	f := flow{p: p, v: it.v, from: from, att: att, length: p.Len - int(it.v.L4)}
+	if w.track(&f, sh, it.h, d) {
+		return true
+	}
+	sh.books.pools[sh.t.Rec(it.h).Pool].drop(Direction(d), Traffic{1, uint64(it.v.Total)})
+	return false
+}
+
+// countOne counts a packet of so many bytes for the session h, whose counter is c.
+func (sh *shard) countOne(c *conntrack.Count, h conntrack.Handle, d conntrack.Dir, length uint16) {
+	if c.Packets[d&1]++; c.Packets[d&1] == 0 {
+		sh.wrapped(h, sh.t.Rec(h), d)
+	}
+	c.Bytes[d&1] += uint64(length)
 }
 
 // swap is the whole of a 1:1 translation of a query, a segment or a datagram, to an address that needs no other look.
@@ -260,59 +409,4 @@ func (w *Worker) swap(p *packet.Packet, v *packet.View, to uint32, att *attachme
 	}
 	c.rewrite(p, v)
 	return verdict
-}
-
-// rewriteHit is change.rewrite for a whole packet of TCP, UDP or an ICMP query, without the detour over a change.
-func (w *Worker) rewriteHit(p *packet.Packet, v *packet.View, r *conntrack.Record, d conntrack.Dir, router bool) {
-	b := p.Buf[p.Off : p.Off+p.Len]
-	addrD := packet.Delta(r.Delta)
-	portD := packet.Delta16(r.InPort, r.ExtPort)
-	l4 := b[v.L4:]
-	_, _ = b[19], l4[7]
-	port := 0
-	if d == conntrack.Out {
-		be.PutUint32(b[12:], r.Ext)
-	} else {
-		addrD, portD = addrD.Reverse(), portD.Reverse()
-		be.PutUint32(b[16:], r.In)
-		port = 2
-	}
-	ip := addrD
-	if router {
-		b[8]--
-		ip = ip.Plus(ttlStep)
-	}
-	if d == conntrack.Out && !v.DF {
-		id := w.e.nextID(r.Ext, v.Dst, v.Proto, p.Segments())
-		ip = ip.Plus(packet.Delta16(v.ID, id))
-		be.PutUint16(b[4:], id)
-	}
-	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
-	to := r.ExtPort
-	if d != conntrack.Out {
-		to = r.InPort
-	}
-	partial := p.Offload.Csum == packet.CsumPartial
-	switch v.Proto {
-	case packet.TCP:
-		be.PutUint16(l4[port:], to)
-		_ = l4[17]
-		if sum := be.Uint16(l4[16:]); partial {
-			be.PutUint16(l4[16:], addrD.ApplyPartial(sum))
-		} else {
-			be.PutUint16(l4[16:], addrD.Plus(portD).Apply(sum))
-		}
-		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
-			clampMSS(l4, w.pol.mssClamp, partial)
-		}
-	case packet.UDP:
-		be.PutUint16(l4[port:], to)
-		if sum := be.Uint16(l4[6:]); partial {
-			be.PutUint16(l4[6:], addrD.ApplyPartial(sum))
-		} else {
-			be.PutUint16(l4[6:], addrD.Plus(portD).ApplyUDP(sum))
-		}
-	default:
-		rewriteQuery(l4, to, portD)
-	}
 }

@@ -50,17 +50,8 @@ func (d Delta) Apply(sum uint16) uint16 {
 	return ^uint16(x + x>>16)
 }
 
-// ApplyUDP is Apply with the two rules of RFC 768: a checksum of 0 says that there is none and stays, and one that
-// computes to 0 is sent as 0xffff. All UDP checksums of the module go through here or through ApplyPartial.
-func (d Delta) ApplyUDP(sum uint16) uint16 {
-	if sum == 0 {
-		return 0
-	}
-	if sum = d.Apply(sum); sum == 0 {
-		return 0xffff
-	}
-	return sum
-}
+// ApplyUDP is Apply for the checksum of a UDP datagram. See Deltas.ApplyUDP.
+func (d Delta) ApplyUDP(sum uint16) uint16 { return Deltas(d).ApplyUDP(sum) }
 
 // ApplyPartial changes the pseudo-header sum of a CsumPartial packet, which is not complemented. Only changes of
 // addresses apply: the ports are not part of that sum.
@@ -107,4 +98,40 @@ func Checksum(b []byte) uint16 { return ^Fold(Sum(b, 0)) }
 // PseudoIPv4 is the sum of the IPv4 pseudo-header (RFC 768, RFC 9293 section 3.1), to be passed to Sum.
 func PseudoIPv4(src, dst uint32, proto uint8, length int) uint32 {
 	return src>>16 + src&0xffff + dst>>16 + dst&0xffff + uint32(proto) + uint32(length)
+}
+
+// Deltas is the sum of up to 2^15 changes, not folded: for a checksum over several words that change at once. It starts as
+// NoDeltas, which changes nothing and keeps the sum from ever being zero, as a Delta is.
+type Deltas uint32
+
+// NoDeltas is no change yet.
+const NoDeltas Deltas = 0xffff
+
+// Plus adds the change d, Minus the way back of it.
+func (s Deltas) Plus(d Delta) Deltas  { return s + Deltas(d) }
+func (s Deltas) Minus(d Delta) Deltas { return s + Deltas(^d) }
+
+// Word adds the change of one word.
+func (s Deltas) Word(from, to uint16) Deltas { return s + Deltas(^from) + Deltas(to) }
+
+// Delta is all of the changes as one.
+func (s Deltas) Delta() Delta { return foldDelta(uint32(s)) }
+
+// Apply is Delta.Apply with all of the changes.
+func (s Deltas) Apply(sum uint16) uint16 {
+	x := uint32(^sum) + uint32(s)
+	x = x>>16 + x&0xffff
+	return ^uint16(x + x>>16)
+}
+
+// ApplyUDP is Apply with the two rules of RFC 768: a checksum of 0 says that there is none and stays, and one that
+// computes to 0 is sent as 0xffff. All UDP checksums of the module go through here or through Delta.ApplyPartial.
+func (s Deltas) ApplyUDP(sum uint16) uint16 {
+	if sum == 0 {
+		return 0
+	}
+	if sum = s.Apply(sum); sum == 0 {
+		return 0xffff
+	}
+	return sum
 }

@@ -217,3 +217,45 @@ func TestNoDelta(t *testing.T) {
 		t.Error("the reverse of no change is a change")
 	}
 }
+
+// TestDeltas: many changes at once are what they are one after the other, for sums that are complete, and those of UDP.
+func TestDeltas(t *testing.T) {
+	r := random()
+	for range 200_000 {
+		all, one := NoDeltas, Delta(NoDelta)
+		for range r.IntN(12) {
+			from, to := word(r), word(r)
+			switch d := Delta16(from, to); r.IntN(3) {
+			case 0:
+				all, one = all.Word(from, to), one.Plus(d)
+			case 1:
+				all, one = all.Plus(d), one.Plus(d)
+			default:
+				all, one = all.Minus(d), one.Plus(d.Reverse())
+			}
+		}
+		sum := word(r)
+		if got, want := all.Apply(sum), one.Apply(sum); got != want {
+			t.Fatalf("%#x of %#x is %#x, want %#x", all, sum, got, want)
+		}
+		want := one.Apply(sum)
+		switch {
+		case sum == 0:
+			want = 0
+		case want == 0:
+			want = 0xffff
+		}
+		if got := all.ApplyUDP(sum); got != want {
+			t.Fatalf("UDP: %#x of %#x is %#x, want %#x", all, sum, got, want)
+		}
+		if got, want := all.Delta().ApplyPartial(sum), one.ApplyPartial(sum); got != want {
+			t.Fatalf("partial: %#x of %#x is %#x, want %#x", all, sum, got, want)
+		}
+	}
+	// As many as there may be.
+	for all, one, i := NoDeltas, Delta(NoDelta), 0; i < 1<<15-1; i++ {
+		if all, one = all.Plus(0xffff), one.Plus(0xffff); all.Apply(0x1234) != 0x1234 {
+			t.Fatalf("%d times no change are one: %#x", i, all)
+		}
+	}
+}
