@@ -15,8 +15,8 @@ import (
 )
 
 // staticLoad is an engine with n 1:1 mappings, and a packet each way of each.
-func staticLoad(b *testing.B, n int) *engineLoad {
-	b.Helper()
+func staticLoad(tb testing.TB, n int) *engineLoad {
+	tb.Helper()
 	p := policy(1, nat.GatewayProfile())
 	p.Pools, p.Routes = nil, []nat.Route{{Source: netip.MustParsePrefix("10.0.0.0/8"), Static: true}}
 	r := newRing(packet.TCP)
@@ -33,7 +33,7 @@ func staticLoad(b *testing.B, n int) *engineLoad {
 	}
 	rand.Shuffle(n, func(i, j int) { ks := r.keys[0]; ks[i], ks[j] = ks[j], ks[i] })
 	r.setInbound(answers)
-	l := newEmptyLoad(b, nat.Config{Sessions: 1}, p, r)
+	l := newEmptyLoad(tb, nat.Config{Sessions: 1}, p, r)
 	l.want = [2]nat.Verdict{nat.StaticOutbound, nat.StaticInbound}
 	return l
 }
