@@ -146,7 +146,7 @@ func BenchmarkEstablished(b *testing.B) {
 				var g *gvisorLoad
 				for _, dir := range []string{"out", "in", "both"} {
 					b.Run(fmt.Sprintf("profile=%s/proto=%s/flows=%d/dir=%s/batch=64", mode.name, p.name, flows, dir), func(b *testing.B) {
-						large(b, flows)
+						large(b, flows, 1_000_000)
 						if l == nil {
 							l = newEngineLoad(b, flows, p.proto, mode.profile())
 						}

@@ -52,6 +52,7 @@ func BenchmarkAdopt(b *testing.B) {
 		for _, n := range []int{65536, 1_000_000} {
 			for _, to := range []string{"place", "copy"} {
 				b.Run(fmt.Sprintf("profile=%s/proto=%d/sessions=%d/to=%s", k.mode, k.proto, n, to), func(b *testing.B) {
+					large(b, n, 65536)
 					cfg := nat.Config{Sessions: n}
 					cfg.Records = mapped(b, cfg.RecordsSize())
 					newEngineLoadIn(b, cfg, k.proto, k.profile())

@@ -57,6 +57,7 @@ func BenchmarkRestricted(b *testing.B) {
 				var ls []*engineLoad
 				for _, dir := range []string{"out", "in", "both"} {
 					b.Run(fmt.Sprintf("way=%s/proto=%s/flows=%d/dir=%s/batch=64", way.name, p.name, flows, dir), func(b *testing.B) {
+						large(b, flows, 65536)
 						for rules := len(ls); rules < 2; rules++ {
 							l := newEmptyLoad(b, nat.Config{Sessions: flows}, restricted(flows, rules, way.name), newRing(p.proto))
 							l.r.keys[0] = outKeys(flows, p.proto)
