@@ -6,6 +6,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -177,7 +178,7 @@ var modes = []struct {
 const passes = 64
 
 // The floor runs floorRuns times beside one row of the engine, for floorRounds rounds of the engine's size each.
-const floorRuns, floorRounds = 3, 30
+const floorRuns, floorRounds = 4, 25
 
 // run measures b.N packets of the engine, in rounds, with the floor's row in between, and gVisor's if g is not nil.
 func (l *engineLoad) run(b *testing.B, dir, floorRow string, g *gvisorLoad) {
@@ -188,49 +189,70 @@ func (l *engineLoad) run(b *testing.B, dir, floorRow string, g *gvisorLoad) {
 	b.ReportAllocs()
 	rounds := max(1, b.N/(passes*ringSize))
 	within(b, func() float64 {
-		var engine, base, gvisor []float64
+		var c comparison
+		var gvisor []float64
 		b.ResetTimer()
 		for i := range rounds {
-			ns, done := l.r.pass(passes, l.translate)
-			if done != passes*ringSize {
-				b.Fatalf("%d of %d packets translated: %v", done, passes*ringSize, l.vs)
-			}
-			engine = append(engine, ns)
-			if b.N > 1 && len(base) < floorRounds*floorRuns && i >= len(base)/floorRounds*rounds/floorRuns { // not in the trial run with b.N = 1
+			if b.N > 1 && len(c.base) < floorRuns && i >= len(c.base)*rounds/floorRuns { // not in the trial run with b.N = 1
 				b.StopTimer()
-				base = append(base, runFloor(b, floorRow, "ns/packet", fmt.Sprintf("%dx", passes*ringSize), floorRounds)...)
+				c.floor(runFloor(b, floorRow, "ns/packet", fmt.Sprintf("%dx", passes*ringSize), floorRounds))
 				if g != nil {
 					gvisor = append(gvisor, g.measure(b)...)
 				}
 				b.StartTimer()
 			}
+			ns, done := l.r.pass(passes, l.translate)
+			if done != passes*ringSize {
+				b.Fatalf("%d of %d packets translated: %v", done, passes*ringSize, l.vs)
+			}
+			c.engine(ns)
 		}
 		b.StopTimer()
 		l.r.valid(b)
-		ns := median(engine)
-		b.ReportMetric(0, "ns/op") // an operation is a packet, in whole rings
-		b.ReportMetric(ns, "ns/packet")
+		ns, x := c.report(b, "packet")
 		b.ReportMetric(1e3/ns, "Mpps")
 		if len(gvisor) > 0 {
 			b.ReportMetric(median(gvisor), "gvisor-ns/packet")
 			b.ReportMetric(median(gvisor)/ns, "x-gvisor")
 		}
-		return beside(b, engine, base, "floor-ns/packet")
+		return x
 	})
 }
 
-// beside reports the median of the floor's figures, under its name, and how many times that the engine's is. It returns what
-// the limits judge, the lesser of that and the ratio of the best rounds of both: a row is too slow where it is by either.
-// It is 0 if there is no floor.
-func beside(b *testing.B, engine, base []float64, name string) float64 {
-	if len(base) == 0 {
-		return 0
+// comparison is rounds of the floor and, after each of its runs, of the engine, in ns.
+type comparison struct{ base, rounds [][]float64 }
+
+func (c *comparison) floor(ns []float64) {
+	c.base, c.rounds = append(c.base, ns), append(c.rounds, nil)
+}
+
+func (c *comparison) engine(ns float64) {
+	if len(c.rounds) == 0 { // there is no floor
+		c.rounds = append(c.rounds, nil)
 	}
-	x, best := median(engine)/median(base), slices.Min(engine)/slices.Min(base)
-	b.ReportMetric(median(base), name)
-	b.ReportMetric(x, "x-floor")
-	b.ReportMetric(best, "best-x-floor")
-	return min(x, best)
+	last := &c.rounds[len(c.rounds)-1]
+	*last = append(*last, ns)
+}
+
+// report reports the medians of the engine and the floor for each of something, and how many times the one is the other. It
+// returns the engine's, and what the limits judge: the least ratio of a run of the floor and the engine's rounds
+// after it. On a machine that others use the figures of both move together, but not from one second to the next; what
+// makes the engine slower is in each of them. It is 0 if there is no floor.
+func (c *comparison) report(b *testing.B, each string) (ns, x float64) {
+	ns = median(slices.Concat(c.rounds...))
+	b.ReportMetric(0, "ns/op") // an operation is more than one, or less
+	b.ReportMetric(ns, "ns/"+each)
+	if len(c.base) == 0 {
+		return ns, 0
+	}
+	floor := median(slices.Concat(c.base...))
+	b.ReportMetric(floor, "floor-ns/"+each)
+	b.ReportMetric(ns/floor, "x-floor")
+	x = math.Inf(1)
+	for i, base := range c.base {
+		x = min(x, median(c.rounds[i])/median(base))
+	}
+	return ns, x
 }
 
 func median(xs []float64) float64 {

@@ -51,24 +51,23 @@ func BenchmarkNewFlow(b *testing.B) {
 				fill()
 				b.ReportAllocs()
 				within(b, func() float64 {
-					var engine, base []float64
+					var c comparison
 					b.ResetTimer()
 					for i := range b.N {
-						engine = append(engine, fill())
+						b.StopTimer()
 						if b.N > 1 && i < floorRuns {
-							base = append(base, runFloor(b, fmt.Sprintf("^BenchmarkInsertFloor$/^flows=%d$/^batch=64$", flows), "ns/flow", "1x", 5)...)
+							c.floor(runFloor(b, fmt.Sprintf("^BenchmarkInsertFloor$/^flows=%d$/^batch=64$", flows), "ns/flow", "1x", 5))
 						}
+						c.engine(fill())
 					}
-					ns := median(engine)
-					b.ReportMetric(0, "ns/op")
-					b.ReportMetric(ns, "ns/flow")
+					ns, x := c.report(b, "flow")
 					b.ReportMetric(1e3/ns, "Mflows/s")
 					if b.N > 1 && flows <= gvisorMost {
 						g := newGVisorFlows(b, r.keys[0])
 						b.ReportMetric(g, "gvisor-ns/flow")
 						b.ReportMetric(g/ns, "x-gvisor")
 					}
-					return beside(b, engine, base, "floor-ns/flow")
+					return x
 				})
 			})
 		}
