@@ -262,8 +262,9 @@ func (e *sqe) cancel(of, userData uint64) {
 	e.opcode, e.fd, e.addr, e.userData = opAsyncCancel, -1, of, userData
 }
 
-// enter submits what is there, and returns when there are at least so many completions. With 0 it has the kernel do what it
-// has put off. What could not be submitted is taken back.
+// enter submits what is there, and returns when there are at least so many completions, or fewer if a signal came: the
+// kernel tells of that only where it had nothing to submit. With 0 it has the kernel do what it has put off. What could not be
+// submitted is taken back.
 func (r *ring) enter(completions int) error {
 	for {
 		atomic.StoreUint32(r.sqTail, r.tail)

@@ -494,8 +494,10 @@ func (d *ringDevice) wake() error {
 		return errNoRoom
 	}
 	e.message(d.in.ring, ringWake, 0)
-	if err := o.ring.enter(1); err != nil {
-		return err
+	for o.ring.pending() == 0 {
+		if err := o.ring.enter(1); err != nil {
+			return err
+		}
 	}
 	if c := o.ring.seen(); c.res < 0 {
 		return fmt.Errorf("waking a Read: %w", syscall.Errno(-c.res))
