@@ -160,3 +160,107 @@ func TestStuck(t *testing.T) {
 		}
 	}
 }
+
+// TestMemoryUnusable: each choice about a file that cannot be gone on with, each with the reason. What is refused stays as it is.
+func TestMemoryUnusable(t *testing.T) {
+	write := func(at int64, b ...byte) func(string) error {
+		return func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt(b, at)
+			return errors.Join(err, f.Close())
+		}
+	}
+	for name, tt := range map[string]struct {
+		spoil func(path string) error
+		want  string
+	}{
+		"older file":        {write(8, 0), "it has version 0"},
+		"older records":     {write(8192+8, 1), "records of another version"},
+		"head":              {write(16, 1), "the check sum is wrong"},
+		"head of records":   {write(8192+24, 99), "damaged records"},
+		"something else":    {write(0, 'x'), "it is no state file of a gateway"},
+		"truncated":         {func(p string) error { return os.Truncate(p, 100_000) }, "it was truncated"},
+		"empty":             {func(p string) error { return os.Truncate(p, 0) }, "it was truncated"},
+		"of another user":   {func(p string) error { return os.Chown(p, 65534, 65534) }, "it belongs to user 65534"},
+		"open to others":    {func(p string) error { return os.Chmod(p, 0o644) }, "others than its owner may open it"},
+		"never formatted":   {write(8192, make([]byte, 4096)...), "not the records of an engine"},
+		"of another clock":  {write(8192+128+7, 1), "on another clock"},
+		"without a policy":  {write(8192+256, make([]byte, 17<<10)...), "neither of the two policies is whole"},
+		"with other shards": {write(8192+40, 3), "damaged records"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(smallTmpfs(t, "16m"), "gw.state")
+			text := func(choice string) string {
+				return "limits: {sessions: 2048}\nstate: {file: " + path + ", unusable: " + choice + "}\n"
+			}
+			m, l, log, err := life(t, text("refuse"))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, log)
+			}
+			l.session(t, "10.0.0.1:1000")
+			if err := errors.Join(m.close(), tt.spoil(path)); err != nil {
+				t.Fatal(err)
+			}
+			before, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, _, _, err = life(t, text("refuse"))
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("refuse: %v", err)
+			}
+			_ = m.close()
+			after, err := os.ReadFile(path)
+			const pid, owned = 72, 80 // who owned it last is written down
+			if err != nil || len(before) != len(after) || len(after) > owned && (!bytes.Equal(before[:pid], after[:pid]) || !bytes.Equal(before[owned:], after[owned:])) {
+				t.Errorf("it was written to, %v", err)
+			}
+			_, l, log, err = life(t, text("empty"))
+			if err != nil || !strings.Contains(log, "starting without sessions") || !strings.Contains(log, tt.want) || len(l.sessions()) != 0 {
+				t.Fatalf("empty: %v\n%s", err, log)
+			}
+			l.session(t, "10.0.0.1:1000")
+		})
+	}
+}
+
+// TestMemoryFull: the file system fills up while the gateway runs. What it has it has: sessions are made up to the last, and
+// the next process goes on with them; larger tables, for which there is no room, are refused, or there is no state.
+func TestMemoryFull(t *testing.T) {
+	dir := smallTmpfs(t, "1m")
+	text := func(sessions, choice string) string {
+		return "limits: {sessions: " + sessions + "}\nprofile: aws\nstate: {file: " + dir + "/gw.state, unusable: " + choice + "}\n"
+	}
+	m, l, log, err := life(t, text("4096", "refuse"))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the file system is not full: %v", err)
+	}
+	const n = 2000
+	for i := range n {
+		l.session(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1000).String())
+	}
+	if err := errors.Join(m.remember([]sysctl{{"ipv4/ip_forward", "0"}}), m.close()); err != nil {
+		t.Fatal(err)
+	}
+	if m, l, log, err = life(t, text("4096", "refuse")); err != nil || len(l.sessions()) != n {
+		t.Fatalf("%d sessions, %v\n%s", len(l.sessions()), err, log)
+	}
+	_ = m.close()
+	if m, _, log, err = life(t, text("65536", "refuse")); !errors.Is(err, ErrRefused) || !errors.Is(err, recordfile.ErrNoRoom) {
+		t.Errorf("larger tables, refuse: %v\n%s", err, log)
+	}
+	_ = m.close()
+	if m, l, log, err = life(t, text("4096", "refuse")); err != nil || len(l.sessions()) != n {
+		t.Fatalf("after that: %d sessions, %v\n%s", len(l.sessions()), err, log)
+	}
+	_ = m.close()
+	if _, l, log, err = life(t, text("65536", "empty")); err != nil || len(l.sessions()) != n || !strings.Contains(log, "connections will not survive this process") {
+		t.Errorf("larger tables, empty: %v\n%s", err, log)
+	}
+}

@@ -118,7 +118,11 @@ func (t *Twin) AdoptAmid(next *Twin, now time.Duration, p *nat.Policy, got nat.A
 		}
 	})
 	n := len(t.sessions)
-	t.sessions = slices.DeleteFunc(t.sessions, func(s *session) bool { return ending[s.key()] && !left[s.key()] })
+	gone := func(s *session) bool { return ending[s.key()] && !left[s.key()] }
+	if next.generation != t.generation { // else it gave way, and its port does not wait
+		t.drop(gone, func(*session) int64 { return next.now }, nat.EndCut)
+	}
+	t.sessions = slices.DeleteFunc(t.sessions, gone)
 	absent := n - len(t.sessions)
 	for _, s := range next.sessions {
 		if known[s.key()] {
