@@ -34,7 +34,9 @@ type Adoption struct {
 // cfg.Seed 0 the seed is that of old.
 //
 // now is on the clock of the other engine's calls, so that time counts that passed between the two. p decides, as in Apply,
-// what goes on; pools and restrictions are known again by their names. Sessions, external ports, time-outs, TCP
+// what goes on; pools and restrictions are known again by their names. (Pools past the first 1,023 that a policy had at once
+// are known by their place alone, since there is room for so many names: their sessions go on while the order of the policy's
+// pools is the same, and are cut otherwise.) Sessions, external ports, time-outs, TCP
 // tracking, quarantine, IP identifications and the counters of Stats go on. Held SYNs, waiting fragments, events that nobody
 // took and the rates of hosts are lost, and PoolStats begin anew with what the sessions that go on have counted.
 //

@@ -76,3 +76,56 @@ func TestCrashRestrictions(t *testing.T) {
 		}
 	}
 }
+
+// TestCrashShards: with any number of shards, a session that is half made, half answered or half ended is not there or is there
+// whole, and the others go on.
+func TestCrashShards(t *testing.T) {
+	p := policy(custom(func(f *nat.Profile) { f.Quarantine = time.Minute }))
+	for shards := 1; shards <= 64; shards *= 2 {
+		cfg, w := begun(t, nat.Config{Sessions: 128, Shards: shards}, &p)
+		const old = 2
+		for i := range uint16(old) {
+			if v, _ := send(w, 0, udp(at(B, 6000+i), at(R1, 80), "x"), time.Second); v != nat.Outbound {
+				t.Fatal(v)
+			}
+		}
+		var left [][]byte
+		n := 0
+		conntrack.CrashPoint = func(where string) {
+			if n++; where != "field" || n%5 == shards%5 { // of the many fields of a record some, and others with each number
+				left = append(left, slices.Clone(cfg.Records))
+			}
+		}
+		for _, proto := range allProtocols {
+			_, out := send(w, 0, of(proto, at(A, 5000), at(R1, 80)), time.Second)
+			send(w, 1, answer(proto, at(R1, 80), srcOf(out)), time.Second)
+		}
+		made := len(left)
+		w.Tick(time.Hour) // all but TCP ends
+		conntrack.CrashPoint = nil
+		if made < 3*6 || len(left) < made+(2+old)*5 {
+			t.Fatalf("%d shards: %d points while sessions were made, %d in all", shards, made, len(left))
+		}
+		most := 0
+		for i, records := range left {
+			now := time.Second
+			if i >= made {
+				now = time.Hour
+			}
+			cfg.Records = records
+			e, _, got := adopted(t, cfg, &p, now)
+			if got.Torn != 0 || got.Cut != 0 || i < made && (got.Sessions < old || got.Sessions > old+3) || i >= made && got.Sessions > 1 {
+				t.Errorf("%d shards, point %d: %+v", shards, i, got)
+			}
+			for s := range e.Sessions(now) {
+				if s.Remote.Addr() != R1 || s.Inside.Addr() != A && s.Inside.Addr() != B {
+					t.Errorf("%d shards, point %d: %+v", shards, i, s)
+				}
+			}
+			most = max(most, got.Sessions)
+		}
+		if most < old+2 {
+			t.Errorf("%d shards: %d sessions at most", shards, most)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -340,5 +341,42 @@ func TestAdoptTCP(t *testing.T) {
 	send(w, 0, tcp(at(A, 5000), at(R1, 80), packet.FIN|ack, 101, 502, ""), now)
 	if got := state(); got != "closing" {
 		t.Errorf("after two FINs: %s", got)
+	}
+}
+
+// TestAdoptManyPools: so many pools that not all names have room. Those that have are known wherever they stand; sessions of the
+// others go on where they stood, and are cut, and given to nobody, where they did not.
+func TestAdoptManyPools(t *testing.T) {
+	const pools, low, high = 1100, 5, 1050
+	name := func(i int) string { return "pool " + strconv.Itoa(i) }
+	p := policy(nat.Profile{}, func(p *nat.Policy) {
+		p.Pools = nil
+		for i := range pools {
+			p.Pools = append(p.Pools, nat.Pool{Name: name(i), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})}})
+		}
+		p.Routes = []nat.Route{{Source: netip.PrefixFrom(A, 32), Pool: name(low)}, {Source: netip.PrefixFrom(B, 32), Pool: name(high)}}
+	})
+	turned := p
+	turned.Pools = slices.Clone(p.Pools)
+	slices.Reverse(turned.Pools)
+	for _, c := range []struct {
+		name string
+		next *nat.Policy
+		want []netip.Addr
+	}{{"as they were", &p, []netip.Addr{A, B}}, {"the other way round", &turned, []netip.Addr{A}}} {
+		cfg, w := begun(t, nat.Config{Sessions: 8}, &p)
+		for _, host := range []netip.Addr{A, B} {
+			if v, _ := send(w, 0, udp(at(host, 5000), at(R1, 80), "x"), 0); v != nat.Outbound {
+				t.Fatal(v)
+			}
+		}
+		e, _, got := adopted(t, cfg, c.next, time.Second)
+		var left []netip.Addr
+		for _, s := range sessionsOf(e, time.Second) {
+			left = append(left, s.Inside.Addr())
+		}
+		if !slices.Equal(left, c.want) || got.Cut != 2-len(c.want) || got.Torn != 0 {
+			t.Errorf("%s: those of %v go on, want %v: %+v", c.name, left, c.want, got)
+		}
 	}
 }
