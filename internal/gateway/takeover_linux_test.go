@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -410,4 +412,67 @@ func TestServiceManager(t *testing.T) {
 		t.Error(err)
 	}
 	hear("FDSTOREREMOVE=1\nFDNAME=tidegate-outside")
+}
+
+// TestCountersSurvive: no counter steps back when the process is killed or replaced, but for those that are of the process.
+func TestCountersSurvive(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	echoTCP(t, b.net, "198.51.100.1:7")
+	g := b.start()
+	conn := b.hold()
+	for range 20 {
+		conn.alive("before")
+	}
+	// As docs/operations.md has it.
+	ofProcess := regexp.MustCompile(`^(nat_tcp_(attempts|established|idle_timeouts)_total|nat_device_(sleeps|exhausted)_total|nat_faults_total|nat_fault_repairs_total|nat_monitor_resyncs_total|go_|process_|promhttp_)`)
+	counters := func() map[string]float64 {
+		t.Helper()
+		body, _, err := get(t, b.gw, "http://"+metricsAddr+"/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]float64{}
+		for l := range strings.Lines(body) {
+			name, value, _ := strings.Cut(strings.TrimSpace(l), " ")
+			family, _, _ := strings.Cut(name, "{")
+			if !strings.HasSuffix(family, "_total") || ofProcess.MatchString(name) {
+				continue
+			}
+			if all[name], err = strconv.ParseFloat(value, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	was := counters()
+	counts := 0
+	for _, n := range was {
+		if n > 0 {
+			counts++
+		}
+	}
+	if counts < 10 {
+		t.Fatalf("only %d of %d have counted anything: %v", counts, len(was), was)
+	}
+	for _, end := range []string{"killed", "replaced"} {
+		if end == "killed" {
+			g.stop(syscall.SIGKILL)
+		}
+		next := b.start()
+		if end == "replaced" {
+			if err := g.wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		g = next
+		is := counters()
+		for name, n := range was {
+			if is[name] < n {
+				t.Errorf("%s: %s = %v, it was %v", end, name, is[name], n)
+			}
+		}
+		conn.alive("after it was " + end)
+		was = is
+	}
 }
