@@ -155,7 +155,7 @@ func BenchmarkEstablished(b *testing.B) {
 							g = newGVisorLoad(b, flows, p.proto)
 						}
 						row := fmt.Sprintf("^BenchmarkFloor$/^dir=%s$/^proto=%s$/^flows=%d$/^batch=64$", dir, p.name, flows)
-						l.run(b, dir, row, g)
+						l.run(b, dir, floorRow{row, passes * ringSize, floorRounds}, g)
 						if flows > 1 {
 							b.ReportMetric(float64(l.e.Stats(0).MemoryBytes)/float64(flows), "B/session")
 						}
@@ -180,8 +180,14 @@ const passes = 64
 // The floor runs floorRuns times beside one row of the engine, for floorRounds rounds of the engine's size each.
 const floorRuns, floorRounds = 4, 25
 
+// floorRow is a row of the floor, and how many rounds of how many packets of it are run at a time.
+type floorRow struct {
+	pattern         string
+	packets, rounds int
+}
+
 // run measures b.N packets of the engine, in rounds, with the floor's row in between, and gVisor's if g is not nil.
-func (l *engineLoad) run(b *testing.B, dir, floorRow string, g *gvisorLoad) {
+func (l *engineLoad) run(b *testing.B, dir string, floor floorRow, g *gvisorLoad) {
 	l.r.direct(dir)
 	if g != nil {
 		g.r.direct(dir)
@@ -195,7 +201,7 @@ func (l *engineLoad) run(b *testing.B, dir, floorRow string, g *gvisorLoad) {
 		for i := range rounds {
 			if b.N > 1 && len(c.base) < floorRuns && i >= len(c.base)*rounds/floorRuns { // not in the trial run with b.N = 1
 				b.StopTimer()
-				c.floor(runFloor(b, floorRow, "ns/packet", fmt.Sprintf("%dx", passes*ringSize), floorRounds))
+				c.floor(runFloor(b, floor.pattern, "ns/packet", fmt.Sprintf("%dx", floor.packets), floor.rounds))
 				if g != nil {
 					gvisor = append(gvisor, g.measure(b)...)
 				}
