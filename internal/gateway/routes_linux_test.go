@@ -123,6 +123,10 @@ func (b *bed) way(src, dst, iif string) (dev string) {
 			return nil
 		}
 		l, err := nl.LinkByIndex(routes[0].LinkIndex)
+		if gone := (netlink.LinkNotFoundError{}); errors.As(err, &gone) {
+			dev = "an interface that has gone since"
+			return nil
+		}
 		if err != nil {
 			return err
 		}
