@@ -89,6 +89,42 @@ func TestRingExhausted(t *testing.T) {
 	}
 }
 
+// TestRingShare: with few packets at a time few buffers are in use, with many all of them. Nothing is lost on the way, and
+// that the kernel ran out of its share is not the same as that there are no buffers.
+func TestRingShare(t *testing.T) {
+	d, far := onSocket(t, 64, 128)
+	ps, next := make([]packet.Packet, batchSize), 0
+	used := map[*byte]bool{}
+	for i := range 4 * manyIdle {
+		number(t, far, next, next+1)
+		n, err := d.Lend(ps)
+		if n != 1 || err != nil || binary.BigEndian.Uint32(ps[0].Bytes()) != uint32(next) {
+			t.Fatalf("packet %d: %d, %v, %x", next, n, err, ps[0].Bytes())
+		}
+		next++
+		if i >= 3*manyIdle {
+			used[&ps[0].Buf[0]] = true
+		}
+	}
+	if d.in.share != leastShare || len(used) > leastShare+1 {
+		t.Errorf("packets one by one go through %d buffers; the kernel's share is %d", len(used), d.in.share)
+	}
+	for i := 0; i < 10 && d.in.share < 64; i++ {
+		if d.Stats().Exhausted != 0 {
+			t.Errorf("with a share of %d all buffers were in use", d.in.share)
+		}
+		number(t, far, next, next+60)
+		numbered(t, d, next, next+60)
+		next += 60
+	}
+	if d.in.share != 64 {
+		t.Errorf("with 60 packets at once the share is %d", d.in.share)
+	}
+	if d.in.given+len(d.in.empty) != 64 {
+		t.Errorf("%d buffers and %d are not all", d.in.given, len(d.in.empty))
+	}
+}
+
 // TestRingOverflow: completions that there is no room for come later.
 func TestRingOverflow(t *testing.T) {
 	d, far := onSocket(t, 64, inEntries)
