@@ -3,7 +3,7 @@
 // Command sidebyside measures the gateway beside the other ways to do its job: the kernel's forwarding, nft masquerade,
 // pasta, slirp4netns, and the same engine over plain water and over wireguard's tun.
 //
-//	go run ./bench/sidebyside            # five rounds, about a quarter of an hour
+//	go run ./bench/sidebyside            # five rounds, about twenty minutes
 //	go run ./bench/sidebyside --quick    # about a minute
 //
 // It needs root and Linux, and works in network namespaces of its own alone:
