@@ -128,5 +128,6 @@ func (r *results) bars(p *plot.Plot, groups []string, value func(peer, group str
 	p.Add(plotter.NewGrid())
 	p.Legend.Top = true
 	p.NominalX(groups...)
+	p.X.Min, p.X.Max = -0.5, float64(len(groups))+0.5 // with room for the legend
 	return nil
 }
