@@ -327,7 +327,7 @@ func (e *Engine) retally(r *conntrack.Record) {
 	}
 	if r.Has(conntrack.Crowded) {
 		a, b := destination(r.Ext, r.Rem, r.RemPort, r.Proto)
-		e.dests.add(a, b, 0, 0, 0)
+		e.dests.add(a, b, 0)
 	}
 }
 

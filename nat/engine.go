@@ -34,10 +34,11 @@ type Engine struct {
 	numbers map[string]int // of pools; a number is given again when its pool is gone
 	cfg     Config
 
-	hosts, dests tally
-	frags        fragments
-	held         heldSYNs
-	limit        limiter
+	hosts tally
+	dests destCounts
+	frags fragments
+	held  heldSYNs
+	limit limiter
 
 	// kept is the front of cfg.Records, where the clock, counters and IP identifications are.
 	kept       *kept
@@ -172,6 +173,7 @@ func (c Config) assemble(k *kept, seed [32]byte, generation uint32) (*Engine, er
 		e.key[i] = root.Uint64()
 	}
 	e.hosts.key = [2]uint64{root.Uint64(), root.Uint64()}
+	e.dests.sessions = c.Shards * c.table().Sessions
 	e.dests.key = [2]uint64{root.Uint64(), root.Uint64()}
 	e.frags.store = reasm.New(c.FragmentBytes, [2]uint64{root.Uint64(), root.Uint64()})
 	e.frags.store.Timeout = uint32(c.FragmentTimeout / time.Millisecond)

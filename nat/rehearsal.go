@@ -129,9 +129,9 @@ func (w *Worker) countHost(in uint32, limit, rate int) tallied {
 // countDestination counts one more session to a destination.
 func (w *Worker) countDestination(a, b uint64, limit int) tallied {
 	if w.why == nil {
-		return w.e.dests.add(a, b, 0, limit, 0)
+		return w.e.dests.add(a, b, limit)
 	}
-	return w.e.dests.look(a, b, 0, 0, limit, 0)
+	return w.e.dests.look(a, b, limit)
 }
 
 // newID takes n IP identifications for packets from ext to dst.

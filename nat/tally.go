@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// tally counts the live sessions of something: of an inside host, of a destination. It is shared by the shards, and
+// tally counts the live sessions of inside hosts. It is shared by the shards, and
 // touched only when a session is made or ends.
 //
 // An entry is known by a keyed 64-bit hash alone. With ten million entries two share one with a probability of about
