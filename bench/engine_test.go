@@ -6,7 +6,6 @@ package bench
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -134,7 +133,7 @@ var protocols = []struct {
 }{{"udp", packet.UDP}, {"tcp", packet.TCP}}
 
 // BenchmarkEstablished translates packets of established flows. Rounds alternate with runs of the frozen floor doing the
-// same work, and where flows allow it with gVisor's stack: x-floor and x-gvisor are ratios of medians, the one how many times
+// same work, and where flows allow it with gVisor's stack: x-floor and x-gvisor are ratios, the one how many times
 // the floor's time it takes, the other how many times ours gVisor's. With 10,000,000 flows it needs 3 GB, and the floor as much.
 func BenchmarkEstablished(b *testing.B) {
 	for _, mode := range modes {
@@ -240,10 +239,10 @@ func (c *comparison) engine(ns float64) {
 	*last = append(*last, ns)
 }
 
-// report reports the medians of the engine and the floor for each of something, and how many times the one is the other. It
-// returns the engine's, and what the limits judge: the least ratio of a run of the floor and the engine's rounds
-// after it. On a machine that others use the figures of both move together, but not from one second to the next; what
-// makes the engine slower is in each of them. It is 0 if there is no floor.
+// report reports the medians of the engine and the floor for each of something, and how many times the one is the other: the
+// median of the ratios of each run of the floor and the engine's rounds after it, since on a machine that others use the
+// figures of both move together, but not from one second to the next. It returns the engine's median, and what the limits
+// judge: the least of those ratios, for what makes the engine slower is in each of them. It is 0 if there is no floor.
 func (c *comparison) report(b *testing.B, each string) (ns, x float64) {
 	ns = median(slices.Concat(c.rounds...))
 	b.ReportMetric(0, "ns/op") // an operation is more than one, or less
@@ -251,14 +250,13 @@ func (c *comparison) report(b *testing.B, each string) (ns, x float64) {
 	if len(c.base) == 0 {
 		return ns, 0
 	}
-	floor := median(slices.Concat(c.base...))
-	b.ReportMetric(floor, "floor-ns/"+each)
-	b.ReportMetric(ns/floor, "x-floor")
-	x = math.Inf(1)
+	var xs []float64
 	for i, base := range c.base {
-		x = min(x, median(c.rounds[i])/median(base))
+		xs = append(xs, median(c.rounds[i])/median(base))
 	}
-	return ns, x
+	b.ReportMetric(median(slices.Concat(c.base...)), "floor-ns/"+each)
+	b.ReportMetric(median(xs), "x-floor")
+	return ns, slices.Min(xs)
 }
 
 func median(xs []float64) float64 {
