@@ -107,7 +107,7 @@ func TestL2_CreatesAndEndsBalance(t *testing.T) {
 				}
 			}
 			g.now += 24 * time.Hour
-			for range 100 {
+			for range 400 { // of a few dozen each
 				g.tick()
 				k.read(g.e, 64)
 			}
