@@ -77,7 +77,7 @@ func engine(text, out string) error {
 		p.Legend.Add(name, line, points)
 	}
 	p.Add(plotter.NewGrid())
-	p.Legend.Top, p.Legend.Left = true, true
+	// The legend is at the lower right, below all lines.
 	p.X.Min, p.Y.Min = 1, 10
 	return save([]*plot.Plot{p}, out)
 }
