@@ -189,7 +189,7 @@ func TestMemoryUnusable(t *testing.T) {
 		"never formatted":   {write(8192, make([]byte, 4096)...), "not the records of an engine"},
 		"of another clock":  {write(8192+128+7, 1), "on another clock"},
 		"without a policy":  {write(8192+256, make([]byte, 17<<10)...), "neither of the two policies is whole"},
-		"with other shards": {write(8192+40, 3), "damaged records"},
+		"with other shards": {write(8192+32, 3), "damaged records"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(smallTmpfs(t, "16m"), "gw.state")
