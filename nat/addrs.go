@@ -3,10 +3,10 @@
 package nat
 
 import (
+	"cmp"
 	"math/bits"
 	"net/netip"
-
-	"github.com/gaissmai/bart"
+	"slices"
 )
 
 // to4 is the IPv4 address as a number, from4 the way back.
@@ -49,23 +49,76 @@ var martians = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("240.0.0.0/4"),
 }
 
-// owners is the longest-prefix table of kinds, with a filter in front: a bit for each /16 that any prefix touches. Most
-// packets have a remote address, and for those one bit is all that is read.
-type owners struct {
-	filter [1 << 16 / 64]uint64
-	table  bart.Table[owner]
+// leaf is o as a number that is not negative, ownerOf the way back.
+func (o owner) leaf() int32 {
+	n := int32(o.pool)<<8 | int32(o.kind)
+	if o.draining {
+		n |= 1 << 4
+	}
+	if o.private {
+		n |= 1 << 5
+	}
+	return n
 }
 
+func ownerOf(leaf int32) owner {
+	return owner{kind: kind(leaf & 15), draining: leaf&(1<<4) != 0, private: leaf&(1<<5) != 0, pool: uint16(leaf >> 8)}
+}
+
+// owners is the longest-prefix table of kinds: a tree of nodes with an entry for each value of a byte of the address, which is
+// a leaf, or of the node for the next byte the negative number. In front there is a filter: a bit for each /16 that any
+// prefix touches. Most packets have a remote address, and for those one bit is all that is read.
+type owners struct {
+	filter [1 << 16 / 64]uint64
+	nodes  [][256]int32
+	ranges []ownedRange // until build
+}
+
+type ownedRange struct {
+	first uint32
+	bits  int
+	owner owner
+}
+
+// insert adds a prefix. It counts when build has been called.
 func (t *owners) insert(p netip.Prefix, o owner) {
-	t.table.Insert(p, o)
-	first := to4(p.Masked().Addr()) >> 16
-	n := uint32(1)
-	if p.Bits() < 16 {
-		n = 1 << (16 - p.Bits())
+	t.ranges = append(t.ranges, ownedRange{to4(p.Masked().Addr()), p.Bits(), o})
+}
+
+// build makes the tree: the longest prefix counts, of equal ones the last.
+func (t *owners) build() {
+	slices.SortStableFunc(t.ranges, func(a, b ownedRange) int { return cmp.Compare(a.bits, b.bits) })
+	t.nodes = make([][256]int32, 1)
+	for _, r := range t.ranges {
+		for i, n := r.first>>16, max(1, 1<<16>>r.bits); n > 0; i, n = i+1, n-1 {
+			t.filter[i/64] |= 1 << (i % 64)
+		}
+		at, depth := int32(0), 0
+		for ; r.bits > 8*(depth+1); depth++ {
+			at = t.below(at, r.first>>(24-8*depth)&255)
+		}
+		first := r.first >> (24 - 8*depth) & 255
+		for i := range uint32(1) << (8*(depth+1) - r.bits) {
+			t.nodes[at][first+i] = r.owner.leaf() // what is below has come in no earlier, so there is nothing
+		}
 	}
-	for i := first; i < first+n; i++ {
-		t.filter[i/64] |= 1 << (i % 64)
+	t.ranges = nil
+}
+
+// below is the node under an entry, which is made if there is none.
+func (t *owners) below(at int32, i uint32) int32 {
+	leaf := t.nodes[at][i]
+	if leaf < 0 {
+		return -leaf
 	}
+	var all [256]int32
+	for j := range all {
+		all[j] = leaf
+	}
+	t.nodes = append(t.nodes, all)
+	n := int32(len(t.nodes) - 1)
+	t.nodes[at][i] = -n
+	return n
 }
 
 // surelyRemote reports whether a is nobody's that the policy knows, by the filter alone.
@@ -79,8 +132,11 @@ func (t *owners) of(a uint32) owner {
 	if t.surelyRemote(a) {
 		return owner{}
 	}
-	o, _ := t.table.Lookup(from4(a))
-	return o
+	n := t.nodes[0][a>>24]
+	for shift := 16; n < 0; shift -= 8 {
+		n = t.nodes[-n][a>>shift&255]
+	}
+	return ownerOf(n)
 }
 
 // addrMap is a flat hash table from address to address; 0.0.0.0 is neither.

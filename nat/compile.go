@@ -129,6 +129,7 @@ func (p *Policy) compile(number func(name string) int, key uint64) *policy {
 		c.inOf.insert(out, in)
 		c.owners.insert(netip.PrefixFrom(s.Outside, 32), owner{kind: static})
 	}
+	c.owners.build()
 	for _, f := range p.Forwards {
 		out, in := endpointOf(f.Protocol, f.Outside), endpointOf(f.Protocol, f.Inside)
 		c.forwardsIn[out] = in
