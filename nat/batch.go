@@ -64,7 +64,7 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 				}
 			}
 			if it.state == pair {
-				vs[i] = w.count(w.swap(&ps[i], &it.v, it.other, att))
+				vs[i] = w.count(w.swap(&ps[i], it, att))
 				continue
 			}
 			fresh = true
@@ -135,8 +135,11 @@ func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
 			if v.Proto == packet.ICMP {
 				it.asked(att.side)
 			}
+			if w.static(it, att) {
+				shards |= 1
+				continue
+			}
 			switch {
-			case w.static(it, att):
 			case !sharded:
 			case inside:
 				it.shard = uint8(e.shardOf(v.Src, v.SrcPort, v.Proto))
@@ -398,15 +401,37 @@ func (sh *shard) countOne(c *conntrack.Count, h conntrack.Handle, d conntrack.Di
 }
 
 // swap is the whole of a 1:1 translation of a query, a segment or a datagram, to an address that needs no other look.
-func (w *Worker) swap(p *packet.Packet, v *packet.View, to uint32, att *attachment) Verdict {
-	c := change{addr: to, ttl: att.router, mssClamp: w.pol.mssClamp}
-	verdict := StaticOutbound
+func (w *Worker) swap(p *packet.Packet, it *item, att *attachment) Verdict {
+	v, to := &it.v, it.other
+	b := p.Buf[p.Off : p.Off+p.Len]
+	l4 := b[v.L4:]
+	_, _ = b[19], l4[7]
+	verdict, addr := StaticOutbound, packet.NoDeltas
 	if att.side == Inside {
-		c.dir, c.addrD = Out, packet.Delta32(v.Src, to)
+		addr = addr.Long(v.Src, to)
+		be.PutUint32(b[12:], to)
 	} else {
-		c.dir, c.addrD = In, packet.Delta32(v.Dst, to)
-		verdict = StaticInbound
+		verdict, addr = StaticInbound, addr.Long(v.Dst, to)
+		be.PutUint32(b[16:], to)
 	}
-	c.rewrite(p, v)
+	ip := addr
+	if att.router {
+		b[8]--
+		ip = ip.Plus(ttlStep)
+	}
+	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
+	switch {
+	case v.Proto == packet.ICMP: // no pseudo-header
+	case p.Offload.Csum == packet.CsumPartial:
+		w.adjustPartial(v, l4, addr)
+	case v.Proto == packet.UDP:
+		be.PutUint16(l4[6:], addr.ApplyUDP(be.Uint16(l4[6:])))
+	default:
+		_ = l4[17]
+		be.PutUint16(l4[16:], addr.Apply(be.Uint16(l4[16:])))
+		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
+			clampMSS(l4, w.pol.mssClamp, false)
+		}
+	}
 	return verdict
 }

@@ -100,7 +100,7 @@ func PseudoIPv4(src, dst uint32, proto uint8, length int) uint32 {
 	return src>>16 + src&0xffff + dst>>16 + dst&0xffff + uint32(proto) + uint32(length)
 }
 
-// Deltas is the sum of up to 2^15 changes, not folded: for a checksum over several words that change at once. It starts as
+// Deltas is the sum of up to 2^14 changes, not folded: for a checksum over several words that change at once. It starts as
 // NoDeltas, which changes nothing and keeps the sum from ever being zero, as a Delta is.
 type Deltas uint32
 
@@ -113,6 +113,11 @@ func (s Deltas) Minus(d Delta) Deltas { return s + Deltas(^d) }
 
 // Word adds the change of one word.
 func (s Deltas) Word(from, to uint16) Deltas { return s + Deltas(^from) + Deltas(to) }
+
+// Long adds the change of two words that are one 32-bit field, aligned to 16 bits.
+func (s Deltas) Long(from, to uint32) Deltas {
+	return s + Deltas(^from>>16) + Deltas(^from&0xffff) + Deltas(to>>16) + Deltas(to&0xffff)
+}
 
 // Delta is all of the changes as one.
 func (s Deltas) Delta() Delta { return foldDelta(uint32(s)) }

@@ -225,7 +225,10 @@ func TestDeltas(t *testing.T) {
 		all, one := NoDeltas, Delta(NoDelta)
 		for range r.IntN(12) {
 			from, to := word(r), word(r)
-			switch d := Delta16(from, to); r.IntN(3) {
+			switch d := Delta16(from, to); r.IntN(4) {
+			case 3:
+				x, y := uint32(from)<<16|uint32(word(r)), uint32(to)<<16|uint32(word(r))
+				all, one = all.Long(x, y), one.Plus(Delta32(x, y))
 			case 0:
 				all, one = all.Word(from, to), one.Plus(d)
 			case 1:
