@@ -65,6 +65,7 @@ type Table struct {
 	Ended func(h Handle, r *Record, why Reason, at uint32)
 
 	maxQuarantined int
+	touched        uint64
 }
 
 // Stats counts what happened to sessions.
@@ -269,6 +270,19 @@ func (t *Table) FindIn(tag, ext, rem uint32, extPort, remPort uint16, proto uint
 	}
 	return None, None
 }
+
+// MappingTag is the hash of an inside endpoint in a pool, HolderTag that of an external endpoint; the rest is as above, for
+// what Mapping and Holder look for.
+func (t *Table) MappingTag(in uint32, inPort, pool uint16, proto uint8) uint32 {
+	return t.endTag(in, inPort, pool, proto)
+}
+func (t *Table) HolderTag(ext uint32, extPort uint16, proto uint8) uint32 {
+	return t.extTag(ext, extPort, proto)
+}
+func (t *Table) TouchMapping(tag uint32) uint64          { return t.ends[t.ends.home(tag)] }
+func (t *Table) TouchHolder(tag uint32) uint64           { return t.exts[t.exts.home(tag)] }
+func (t *Table) ScanMapping(tag uint32) (uint32, Handle) { return t.ends.scan(tag, t.ends.home(tag)) }
+func (t *Table) ScanHolder(tag uint32) (uint32, Handle)  { return t.exts.scan(tag, t.exts.home(tag)) }
 
 // TouchCount loads the counter of h.
 func (t *Table) TouchCount(h Handle) uint64 {

@@ -144,9 +144,9 @@ func (a *adopter) assemble(cfg Config, seed [32]byte, inPlace bool) (*Engine, er
 }
 
 func (e *Engine) randomIDs() {
-	rng := e.shards[0].rng
+	random := &e.shards[0].random
 	for i := range e.kept.ids {
-		e.kept.ids[i].Store(uint32(rng.Uint64()))
+		e.kept.ids[i].Store(uint32(random.take()))
 	}
 }
 

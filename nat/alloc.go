@@ -12,7 +12,7 @@ import (
 //
 // Which ports are taken is nowhere written down but in the sessions: a port is free for a flow if a lookup finds no
 // session that would share its external tuple. The allocator guesses: it looks at a few random ports (RFC 6056, M-10),
-// which finds one at once as long as less than about half are in use. Where the guesses fail it makes a bitmap of what
+// which finds one soon as long as less than about three quarters are in use. Where the guesses fail it makes a bitmap of what
 // is free for this external address and destination, by looking at each port once, and keeps it true from then on:
 // every port that it gives out or that a session leaves is marked. So the cost stays flat up to the last port (B-30),
 // and a destination that nobody crowds costs nothing.
@@ -22,29 +22,29 @@ import (
 //
 // A shard gives out only ports of its own: blocks of two neighbours (so that parity can be kept), dealt in turn.
 
-// guesses is how many random ports are looked at before a bitmap is made: with half of the ports taken, one flow in
-// 2^12 makes one too early, which is harmless.
-const guesses = 12
+// guesses is how many random ports are looked at before a bitmap is made, which costs a look at each port: with half of the
+// ports taken one flow in 2^24 makes one, with three quarters one in 1,000, with nine tenths one in twelve.
+const guesses = 24
 
 // span is a range of ports of one shard: place i stands for a port.
 type span struct {
 	lo, hi uint32 // both included
 	base   uint32
-	stride uint32 // ports between two blocks: 2 × shards
+	shift  uint32 // the ports between two blocks, 2 × shards, as a power of two
 	n      uint32 // places; some at the ends may be outside lo..hi
 }
 
 func newSpan(lo, hi uint32, shard, shards int) span {
-	stride := uint32(2 * shards)
-	base := lo&^(stride-1) + 2*uint32(shard)
-	s := span{lo: lo, hi: hi, base: base, stride: stride}
+	shift := uint32(bits.TrailingZeros32(2 * uint32(shards)))
+	base := lo>>shift<<shift + 2*uint32(shard)
+	s := span{lo: lo, hi: hi, base: base, shift: shift}
 	if hi >= base {
-		s.n = 2 * ((hi-base)/stride + 1)
+		s.n = 2 * ((hi-base)>>shift + 1)
 	}
 	return s
 }
 
-func (s *span) port(i uint32) uint32 { return s.base + i>>1*s.stride + i&1 }
+func (s *span) port(i uint32) uint32 { return s.base + i>>1<<s.shift + i&1 }
 
 func (s *span) has(port uint32) bool { return port >= s.lo && port <= s.hi }
 
@@ -54,10 +54,10 @@ func (s *span) place(port uint32) (uint32, bool) {
 		return 0, false
 	}
 	d := port - s.base
-	if d%s.stride > 1 {
+	if d&(1<<s.shift-1) > 1 {
 		return 0, false
 	}
-	return d/s.stride*2 + d%s.stride, true
+	return d>>s.shift<<1 + d&1, true
 }
 
 // shardOfPort is the shard that gives out a port.
@@ -76,6 +76,15 @@ type want struct {
 	span         span
 	onlyParity   bool
 	parityOfPort uint32
+	random       uint64
+}
+
+// below is a random number less than n: what is random about it is the one word that the flow has got, for which it is
+// multiplied on from choice to choice.
+func (q *want) below(n uint32) uint32 {
+	hi, _ := bits.Mul64(q.random, uint64(n))
+	q.random = q.random*6364136223846793005 + 1442695040888963407
+	return uint32(hi)
 }
 
 // spanOf is the ports that a flow may get.
@@ -101,16 +110,16 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 	if len(addrs) == 0 {
 		return 0, 0, false
 	}
+	if w.why != nil {
+		q.random = sh.random.ahead(0)
+	} else {
+		q.random = sh.random.take()
+	}
 	for again := false; ; again = true {
-		// M-5: the address of a host is a keyed hash of the host's, so all shards and protocols agree about it.
-		first, n := 0, len(addrs)
-		switch q.pool.Pooling {
-		case Paired:
-			first, n = w.e.home(q.pool, q.in), 1
-		case PairedSoft:
-			first = w.e.pairing(q.in, len(addrs))
-		case Arbitrary:
-			first = int(sh.below(uint32(len(addrs))))
+		first := w.e.firstAddress(q)
+		n := len(addrs)
+		if q.pool.Pooling == Paired {
+			n = 1
 		}
 		for i := range n {
 			ext := addrs[(first+i)%len(addrs)]
@@ -135,6 +144,27 @@ func (w *Worker) allocate(sh *shard, q *want) (ext uint32, port uint16, ok bool)
 			w.disinter(sh, q, addrs, first, n)
 		}
 	}
+}
+
+// firstAddress is the place of the address that is tried first.
+func (e *Engine) firstAddress(q *want) int {
+	// M-5: the address of a host is a keyed hash of the host's, so all shards and protocols agree about it.
+	switch q.pool.Pooling {
+	case Paired:
+		return e.home(q.pool, q.in)
+	case PairedSoft:
+		return e.pairing(q.in, len(q.pool.addrs))
+	}
+	return int(q.below(uint32(len(q.pool.addrs))))
+}
+
+// guess is a random port of the span.
+func (q *want) guess() uint32 {
+	i := q.below(q.span.n)
+	if q.onlyParity {
+		i = i&^1 | q.parityOfPort
+	}
+	return q.span.port(i)
 }
 
 // reclaimAtOnce bounds the work of one refused flow.
@@ -217,29 +247,24 @@ func (w *Worker) allocateAt(sh *shard, q *want, ext uint32) (uint16, bool) {
 }
 
 func (w *Worker) search(sh *shard, q *want, ext uint32) (uint16, bool) {
-	s := &q.span
 	c := sh.crowds.find(q, ext)
 	if c == nil && w.why != nil {
 		c = w.why.crowds.find(q, ext)
 	}
 	if c == nil {
 		for range guesses {
-			i := sh.below(s.n)
-			if q.onlyParity {
-				i = i&^1 | q.parityOfPort
-			}
-			if p := s.port(i); w.isFree(sh, q, ext, p) {
+			if p := q.guess(); w.isFree(sh, q, ext, p) {
 				return uint16(p), true
 			}
 		}
 		c = w.crowd(sh, q, ext)
 	}
 	if w.why != nil {
-		copied := *c
-		return copied.pick(sh, q)
+		i, ok := c.choose(q)
+		return uint16(q.span.port(i)), ok
 	}
 	sh.crowds.use(c)
-	return c.pick(sh, q)
+	return c.pick(q)
 }
 
 // isFree looks whether the external tuple is free; the session of a dead one is removed on the way.

@@ -15,7 +15,9 @@ import (
 // through four stages together, and the misses of a stage overlap: parse and hash all; load all slots; scan them and
 // load all records; verify, track and rewrite one after the other. Whatever is not plainly an established packet (a
 // fault, a fragment, an error, a new flow, an old policy, a hairpin) is taken through Worker.one at its place in the
-// order, so that a batch has the results of so many single calls.
+// order, so that a batch has the results of so many single calls. New flows out through a pool have stages of their own
+// before that: their ports are random, but the next random numbers can be seen (numbers), so all that they will touch
+// is loaded together (expect).
 //
 // With several shards the packets of one shard go through the later stages together, under one lock. Two packets of
 // one flow and direction are in one shard, so they keep their order.
@@ -37,7 +39,9 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 		n := bits.TrailingZeros64(shards)
 		shards &= shards - 1
 		sh := w.enter(n)
-		w.lookup(sh, items, att.side, uint8(n))
+		if missed := w.lookup(sh, items, att.side, uint8(n)); missed > 1 && att.side == Inside {
+			w.expect(sh, items, att, uint8(n))
+		}
 		fresh := false // a slow packet may have moved what the lookups found
 		for i := range items {
 			it := &items[i]
@@ -63,12 +67,16 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 					continue
 				}
 			}
-			if it.state == pair {
+			switch it.state {
+			case pair:
 				vs[i] = w.count(w.swap(&ps[i], it, att))
-				continue
+			case opens:
+				fresh = true
+				vs[i] = w.open1(&ps[i], it, from, att)
+			default:
+				fresh = true
+				vs[i] = w.one(&ps[i], from, base+i)
 			}
-			fresh = true
-			vs[i] = w.one(&ps[i], from, base+i)
 		}
 	}
 }
@@ -186,7 +194,7 @@ func (w *Worker) static(it *item, att *attachment) bool {
 }
 
 // lookup is the second and third stage for the packets of one shard.
-func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) {
+func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) (missed int) {
 	t := sh.t
 	var touched uint64
 	for i := range items {
@@ -210,9 +218,146 @@ func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) {
 		}
 		if it.h != conntrack.None {
 			touched += uint64(t.Rec(it.h).Proto) + t.TouchCount(it.h)
+		} else {
+			missed++
 		}
 	}
 	w.touched += touched // keeps the loads
+	return missed
+}
+
+// expect is what the second and third stage are for packets without a session that go out through a pool: most of them will
+// make one. It loads what that takes: the slots of the mapping, of the ports that the allocator will look at, and of the
+// session, and who has those ports. What another flow changes meanwhile makes a guess wrong, and nothing else.
+func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) {
+	t := sh.t
+	var touched uint64
+	n := 0
+	for i := range items {
+		it := &items[i]
+		if it.state != fast || it.shard != number || it.h != conntrack.None {
+			continue
+		}
+		v := &it.v
+		pool, ok := w.plainPool(att, v)
+		if !ok {
+			continue
+		}
+		it.state, it.pool = opens, uint16(pool)
+		f := &w.flows[n]
+		n++
+		k, _ := class(v.Proto)
+		f.item, f.settled, f.independent = uint8(i), false, w.pol.pools[pool].Mapping[k] == EndpointIndependent
+		if f.independent {
+			f.tag = t.MappingTag(v.Src, v.SrcPort, it.pool, v.Proto)
+			touched += t.TouchMapping(f.tag)
+		}
+	}
+	flows := w.flows[:n]
+	words := uint32(0)
+	for i := range flows {
+		f := &flows[i]
+		if f.independent {
+			if _, h := t.ScanMapping(f.tag); h != conntrack.None {
+				touched += uint64(t.Rec(h).Proto)
+				f.settled, f.independent = true, false // it has a port already
+				continue
+			}
+		}
+		if !w.foresee(sh, f, &items[f.item], words) {
+			f.settled, f.independent = true, false
+		}
+		words++
+	}
+	for round := range foreseen {
+		for i := range flows {
+			f := &flows[i]
+			if f.settled {
+				continue
+			}
+			v := &items[f.item].v
+			if f.port = f.ports[round]; f.independent {
+				f.tag = t.HolderTag(f.ext, f.port, v.Proto)
+				touched += t.TouchHolder(f.tag)
+			} else {
+				f.tag = t.InTag(f.ext, v.Dst, f.port, v.Proto)
+				touched += t.TouchIn(f.tag)
+			}
+		}
+		for i := range flows {
+			f := &flows[i]
+			if f.settled {
+				continue
+			}
+			h := conntrack.None
+			if f.independent {
+				_, h = t.ScanHolder(f.tag)
+			} else {
+				_, h = t.ScanIn(f.tag)
+			}
+			if f.settled = h == conntrack.None; !f.settled {
+				touched += uint64(t.Rec(h).Proto)
+			}
+		}
+	}
+	for i := range flows {
+		if f := &flows[i]; f.independent {
+			v := &items[f.item].v
+			touched += t.TouchIn(t.InTag(f.ext, v.Dst, f.port, v.Proto))
+		}
+	}
+	w.touched += touched
+}
+
+// foresee finds the address and the ports that the allocator will look at, if so many flows get a random word before this
+// one. It reports false if there are none.
+func (w *Worker) foresee(sh *shard, f *newFlow, it *item, words uint32) bool {
+	v, d := &it.v, &w.pol.pools[it.pool]
+	k, _ := class(v.Proto)
+	q := want{
+		proto: v.Proto, k: k, pool: d, in: v.Src, inPort: v.SrcPort, rem: v.Dst, remPort: uint16(outPorts(v)), independent: f.independent,
+		span: w.spanOf(d, k, v.Src, v.SrcPort, sh.number), random: sh.random.ahead(words),
+	}
+	if len(d.addrs) == 0 || q.span.n == 0 {
+		return false
+	}
+	f.ext = d.addrs[w.e.firstAddress(&q)]
+	ports := f.ports[:]
+	if d.PreservePort && q.span.has(uint32(q.inPort)) {
+		ports[0], ports = q.inPort, ports[1:]
+	}
+	q.onlyParity, q.parityOfPort = d.PreserveParity && k != ClassICMP, uint32(q.inPort)&1
+	if c := sh.crowds.find(&q, f.ext); c != nil {
+		i, ok := c.choose(&q)
+		for j := range ports {
+			ports[j] = uint16(q.span.port(i))
+		}
+		return ok || len(ports) < foreseen
+	}
+	for j := range ports {
+		ports[j] = uint16(q.guess())
+	}
+	return true
+}
+
+// plainPool is the pool that a packet from inside goes out through where fromInside would find nothing else to do.
+func (w *Worker) plainPool(att *attachment, v *packet.View) (number int, ok bool) {
+	pol := w.pol
+	if !pol.owners.surelyRemote(v.Dst) || v.Src == v.Dst || !att.allows(pol, v.Src) {
+		return 0, false
+	}
+	way, ok := pol.route(v.Src, v.Dst)
+	if !ok || way.bypass || way.pool < 0 || way.static && pol.outOf.get(v.Src) != 0 {
+		return 0, false
+	}
+	return way.pool, true
+}
+
+// open1 is one for a packet that plainPool has found a pool for.
+func (w *Worker) open1(p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
+	f := flow{p: p, v: it.v, from: from, att: att, length: p.Len - int(it.v.L4), pool: int(it.pool), dir: Out}
+	before := len(w.emitted)
+	return w.settle(&f, w.naptOut(&f, f.pool, owner{}), before)
 }
 
 // relookup does for one packet what lookup did, for after the table has changed.

@@ -92,13 +92,49 @@ func (w *Worker) crowd(sh *shard, q *want, ext uint32) *crowd {
 	// Not to be found by its key yet: a dead session that is removed on the way must not be counted twice.
 	c := cs.live[at]
 	*c, cs.keys[at] = crowd{used: cs.clock, span: q.span}, crowdKey{}
-	for i := range q.span.n {
-		if w.isFree(sh, q, ext, q.span.port(i)) {
-			c.mark(i)
+	for first := uint32(0); first < q.span.n; first += maxBatch {
+		last := min(first+maxBatch, q.span.n)
+		w.touchPorts(sh, q, ext, first, last)
+		for i := first; i < last; i++ {
+			if w.isFree(sh, q, ext, q.span.port(i)) {
+				c.mark(i)
+			}
 		}
 	}
 	cs.keys[at] = q.key(ext)
 	return c
+}
+
+// touchPorts loads what isFree will look at for the places from first up to last, at most maxBatch, so that their cache misses
+// overlap.
+func (w *Worker) touchPorts(sh *shard, q *want, ext, first, last uint32) {
+	var tags [maxBatch]uint32
+	var touched uint64
+	t := sh.t
+	for i := first; i < last; i++ {
+		if tag := &tags[i-first]; q.independent {
+			*tag = t.HolderTag(ext, uint16(q.span.port(i)), q.proto)
+		} else {
+			*tag = t.InTag(ext, q.rem, uint16(q.span.port(i)), q.proto)
+		}
+	}
+	for _, tag := range tags[:last-first] {
+		if q.independent {
+			touched += t.TouchHolder(tag)
+		} else {
+			touched += t.TouchIn(tag)
+		}
+	}
+	for _, tag := range tags[:last-first] {
+		h := conntrack.None
+		if q.independent {
+			_, h = t.ScanHolder(tag)
+		} else {
+			_, h = t.ScanIn(tag)
+		}
+		touched += uint64(t.Rec(h).Proto)
+	}
+	w.touched += touched
 }
 
 func (c *crowd) mark(i uint32) {
@@ -119,8 +155,18 @@ func (c *crowd) clear(i uint32) {
 	}
 }
 
-// pick takes a free port: a random one of a random word, or of the next that has one.
-func (c *crowd) pick(sh *shard, q *want) (uint16, bool) {
+// pick takes a free port.
+func (c *crowd) pick(q *want) (uint16, bool) {
+	i, ok := c.choose(q)
+	if !ok {
+		return 0, false
+	}
+	c.clear(i)
+	return uint16(q.span.port(i)), true
+}
+
+// choose names the place of a free port: a random one of a random word, or of the next that has one.
+func (c *crowd) choose(q *want) (place uint32, ok bool) {
 	if c.left == 0 {
 		return 0, false
 	}
@@ -129,7 +175,7 @@ func (c *crowd) pick(sh *shard, q *want) (uint16, bool) {
 		mask = 0x5555555555555555 << q.parityOfPort
 	}
 	words := (q.span.n + 63) / 64
-	start := sh.below(words)
+	start := q.below(words)
 	for k, i := uint32(0), start; k <= words; {
 		// The first word from i on that has a free port, by the summary.
 		if s := c.sum[i/64] >> (i % 64); s == 0 {
@@ -139,9 +185,7 @@ func (c *crowd) pick(sh *shard, q *want) (uint16, bool) {
 			skip := uint32(bits.TrailingZeros64(s))
 			k, i = k+skip, i+skip
 			if i < words && c.free[i]&mask != 0 {
-				bit := nth(c.free[i]&mask, sh)
-				c.clear(i*64 + bit)
-				return uint16(q.span.port(i*64 + bit)), true
+				return i*64 + nth(c.free[i]&mask, q), true
 			}
 			k, i = k+1, i+1
 		}
@@ -153,8 +197,8 @@ func (c *crowd) pick(sh *shard, q *want) (uint16, bool) {
 }
 
 // nth is a random one of the bits of v.
-func nth(v uint64, sh *shard) uint32 {
-	for n := sh.below(uint32(bits.OnesCount64(v))); n > 0; n-- {
+func nth(v uint64, q *want) uint32 {
+	for n := q.below(uint32(bits.OnesCount64(v))); n > 0; n-- {
 		v &= v - 1
 	}
 	return uint32(bits.TrailingZeros64(v))

@@ -55,7 +55,7 @@ type shard struct {
 	t      *conntrack.Table
 	ms     uint64 // the latest time seen, in milliseconds: it does not step back
 	number int
-	rng    *rand.ChaCha8
+	random numbers
 	crowds crowds
 	events ring
 	books  poolBooks
@@ -67,12 +67,6 @@ func (e *Engine) mustBeMade() {
 	if len(e.shards) == 0 {
 		panic("nat: this Engine was not made by New")
 	}
-}
-
-// below is a random number less than n.
-func (sh *shard) below(n uint32) uint32 {
-	hi, _ := bits.Mul64(sh.rng.Uint64(), uint64(n))
-	return uint32(hi)
 }
 
 const (
@@ -204,7 +198,7 @@ func (c Config) assemble(k *kept, seed [32]byte, generation uint32) (*Engine, er
 		for j := range 4 {
 			binary.LittleEndian.PutUint64(s[8*j:], root.Uint64())
 		}
-		sh.rng = rand.NewChaCha8(s)
+		sh.random = newNumbers(s)
 		t.Agrees = func(r *conntrack.Record) bool { return e.pol.agrees(r) }
 		t.Released = func(r *conntrack.Record, last bool) { e.released(sh, r, last) }
 		if c.Events > 0 {

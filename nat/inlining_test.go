@@ -25,6 +25,8 @@ func TestInlining(t *testing.T) {
 		"conntrack.(*Table).ScanIn", "conntrack.(*Table).Rec", "conntrack.(*Table).Count", "conntrack.(*Table).Timeout",
 		"conntrack.(*Record).OwnsOut", "conntrack.(*Record).OwnsIn", "conntrack.(*Record).Has", "(*Worker).current", "(*Worker).count",
 		"(*Engine).nextID", "(*Engine).shardOf", "(*Engine).shardOfPort", "(*owners).surelyRemote", "outPorts",
+		"packet.Deltas.Long", "conntrack.(*Table).MappingTag", "conntrack.(*Table).HolderTag", "conntrack.(*Table).TouchMapping",
+		"conntrack.(*Table).TouchHolder", "conntrack.(*Table).ScanMapping", "conntrack.(*Table).ScanHolder",
 	} {
 		if !inlined[f] {
 			t.Errorf("%s is called", f)

@@ -170,8 +170,8 @@ func (w *Worker) open(f *flow, sh *shard, number int, remPort uint16, to Side) (
 
 // assign gives the session its external endpoint.
 func (w *Worker) assign(sh *shard, d *pool, k int, r *conntrack.Record) bool {
-	if outs := w.pol.forwards[endpoint{r.In, r.InPort, r.Proto}]; len(outs) > 0 {
-		for _, o := range outs {
+	if len(w.pol.forwards) > 0 {
+		for _, o := range w.pol.forwards[endpoint{r.In, r.InPort, r.Proto}] {
 			if own := w.pol.owners.of(o.addr); own.kind == external && own.pool == r.Pool && !own.draining {
 				r.Ext, r.ExtPort = o.addr, o.port
 				r.Bits |= conntrack.Forwarded

@@ -49,9 +49,13 @@ func (w *Worker) one(p *packet.Packet, from AttachmentID, cause int) Verdict {
 	w.cause = cause
 	f := flow{p: p, from: from}
 	before := len(w.emitted)
-	v := w.decide(&f)
+	return w.settle(&f, w.decide(&f), before)
+}
+
+// settle books what became of f; before is how much had been emitted.
+func (w *Worker) settle(f *flow, v Verdict, before int) Verdict {
 	if f.pool != filterPool && w.why == nil {
-		w.book(&f, v, w.emitted[before:])
+		w.book(f, v, w.emitted[before:])
 	}
 	w.pieces = w.pieces[:0]
 	return w.count(v)

@@ -193,9 +193,7 @@ func (w *Worker) rehearseTrack(f *flow, sh *shard, h conntrack.Handle, d conntra
 // rehearsePort is allocate. The allocator does its work with the numbers that are next, which then are next again: what
 // it finds is what the flow would get if no other came before.
 func (w *Worker) rehearsePort(sh *shard, q want) (ext uint32, port uint16, ok bool) {
-	numbers := *sh.rng
 	ext, port, ok = w.allocate(sh, &q)
-	*sh.rng = numbers
 	if h := w.why.unburied; !ok && h != conntrack.None {
 		r := sh.t.Rec(h)
 		ext, port, ok = r.Ext, r.ExtPort, true

@@ -29,6 +29,7 @@ type Worker struct {
 	cause   int
 
 	items   [maxBatch]item
+	flows   [maxBatch]newFlow
 	touched uint64
 	pieces  []packet.Packet
 
@@ -193,14 +194,30 @@ type item struct {
 	tag   uint32
 	h     conntrack.Handle
 	other uint32 // the address that a pair is translated to
+	pool  uint16 // of one that opens a session
 	shard uint8
 	state itemState
+}
+
+// foreseen is how many of the ports that the allocator may look at are loaded before.
+const foreseen = 3
+
+// newFlow is a packet that will make a session, between the steps of expect.
+type newFlow struct {
+	ext         uint32
+	tag         uint32
+	ports       [foreseen]uint16 // that the allocator will look at
+	port        uint16
+	item        uint8
+	independent bool
+	settled     bool // there is a port for it
 }
 
 type itemState uint8
 
 const (
-	slow itemState = iota // goes through one
-	fast                  // a lookup may do
-	pair                  // a 1:1 mapping, and nothing else to look at
+	slow  itemState = iota // goes through one
+	fast                   // a lookup may do
+	pair                   // a 1:1 mapping, and nothing else to look at
+	opens                  // no session was found, and it goes out through a pool
 )
