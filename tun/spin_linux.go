@@ -2,7 +2,12 @@
 
 package tun
 
-import "time"
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // spinner decides how long a Read looks again and again before it sleeps. Sleeping and being woken costs more than most
 // packets do; spinning costs a processor. So it spins for a bounded time after a packet, and no more when that
@@ -31,12 +36,14 @@ func (s *spinner) begin() {
 	}
 }
 
-// again reports whether to look once more before sleeping.
+// again reports whether to look once more before sleeping. Others go first: what was written has woken somebody, who would wait
+// for this processor until the scheduler took it away.
 func (s *spinner) again() bool {
 	if s.end.IsZero() {
 		return false
 	}
 	if time.Now().Before(s.end) {
+		_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		return true
 	}
 	s.end = time.Time{}
