@@ -133,7 +133,7 @@ func (w *Worker) leave() {
 	}
 }
 
-// tickBudget is how many records one Tick looks at, in all shards together: the end of a session is some seven cache misses,
+// tickBudget is how many records one Tick looks at, in all shards together: the end of a session is about a microsecond,
 // so that is less than 100 µs (BenchmarkExpiry).
 const tickBudget = 64
 

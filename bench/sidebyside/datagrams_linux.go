@@ -164,8 +164,10 @@ func ping(q request) (rtt []int64, lost int, err error) {
 		if !time.Now().Before(end) {
 			return rtt, lost, nil
 		}
-		ts := unix.NsecToTimespec(pingGap.Nanoseconds())
-		_ = unix.Nanosleep(&ts, nil)
+		if q.Gap > 0 {
+			ts := unix.NsecToTimespec(q.Gap.Nanoseconds())
+			_ = unix.Nanosleep(&ts, nil)
+		}
 	}
 }
 

@@ -86,13 +86,13 @@ var peers = []peer{
 		},
 	},
 	{
-		name: "tidegate-spin", what: "the gateway of this tree, which looks 50 µs for the next packet before it sleeps", cable: true,
+		name: "tidegate-spin", what: "the gateway of this tree, which looks 100 µs for the next packet before it sleeps", cable: true,
 		prepare: func(w *workshop) (string, error) {
 			if err := w.build("gateway", "examples/gateway"); err != nil {
 				return "", err
 			}
-			config := fmt.Sprintf("inside: {prefixes: [%s]}\noutside: {addresses: [%s]}\ndevices: {busy_poll: 50us}\n", insideNet, public)
-			return "devices.busy_poll 50us", os.WriteFile(w.bin("spin.yaml"), []byte(config), 0o644)
+			config := fmt.Sprintf("inside: {prefixes: [%s]}\noutside: {addresses: [%s]}\ndevices: {busy_poll: 100us}\n", insideNet, public)
+			return "devices.busy_poll 100us", os.WriteFile(w.bin("spin.yaml"), []byte(config), 0o644)
 		},
 		start: func(w *workshop, b *bed) error {
 			return b.start(b.forwarderCommand(w.bin("gateway"), "run", "--config", w.bin("spin.yaml")))

@@ -17,8 +17,9 @@ type row struct {
 	load request
 	// size is the payload of its datagrams.
 	size int
-	// rtt says that the value is a latency, measured beside the load.
+	// rtt says that the value is a latency, measured beside the load, and gap how long after an answer the next ping goes.
 	rtt bool
+	gap time.Duration
 }
 
 const (
@@ -33,9 +34,11 @@ const (
 
 var rows = []row{
 	// Pings, one a millisecond, so that everything goes to sleep in between.
-	{name: "rtt-idle", unit: "µs", title: "RTT idle", small: true, rtt: true},
+	{name: "rtt-idle", unit: "µs", title: "RTT idle", small: true, rtt: true, gap: pingGap},
+	// Each ping goes when the one before has come back, so that whoever looks again before he sleeps need not be woken.
+	{name: "rtt-next", unit: "µs", title: "RTT back to back", small: true, rtt: true},
 	// The same pings while a fixed load of small datagrams passes; CPU is per datagram of that load.
-	{name: "rtt-load", unit: "µs", title: "RTT under load", small: true, rtt: true,
+	{name: "rtt-load", unit: "µs", title: "RTT under load", small: true, rtt: true, gap: pingGap,
 		load: request{Kind: kindUDP, Rate: pacedRate}, size: smallSize},
 	{name: "tcp1-up", unit: "Gb/s", title: "TCP 1 up", load: request{Kind: kindTCP, Streams: 1}},
 	{name: "tcp1-down", unit: "Gb/s", title: "TCP 1 down", load: request{Kind: kindTCP, Streams: 1, Down: true}},
@@ -68,8 +71,9 @@ type request struct {
 	Down    bool   `json:"down,omitempty"`
 	// Rate is datagrams a second; 0 is no bound.
 	Rate int `json:"rate,omitempty"`
-	// For is how long to ping, in nanoseconds; 0 is once.
+	// For is how long to ping, in nanoseconds; 0 is once. Gap is how long to wait after each answer.
 	For time.Duration `json:"for,omitempty"`
+	Gap time.Duration `json:"gap,omitempty"`
 }
 
 // counts is what an agent has seen since it began.

@@ -205,7 +205,7 @@ func (r *run) measure(b *bed, row *row) (s sample, err error) {
 	}
 	var pings reply
 	if row.rtt {
-		pings, err = b.client.ask(request{Op: "rtt", Server: serverAddr.String(), For: r.results.Options.Window})
+		pings, err = b.client.ask(request{Op: "rtt", Server: serverAddr.String(), For: r.results.Options.Window, Gap: row.gap})
 	} else {
 		err = r.wait(r.results.Options.Window)
 	}
