@@ -124,8 +124,10 @@ func (r *ring) setInbound(ks []key) {
 	for i := range ks {
 		ks[i].seal(p[:])
 	}
-	rand.Shuffle(len(ks), func(i, j int) { ks[i], ks[j] = ks[j], ks[i] })
 	r.keys[1] = ks
+	for _, ks := range r.keys { // neither is the order in which the sessions were made, which is that of their records
+		rand.Shuffle(len(ks), func(i, j int) { ks[i], ks[j] = ks[j], ks[i] })
+	}
 }
 
 func (r *ring) direct(dir string) {
