@@ -5,6 +5,7 @@ package conntrack
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // maxFaults is how many broken invariants Check names before it gives up.
@@ -14,7 +15,7 @@ const maxFaults = 20
 // takes time and memory in proportion to the size of the Table, and changes nothing.
 func (t *Table) Check(now uint32) error {
 	c := checker{t: t, now: now, seen: make([]books, len(t.recs))}
-	c.freeList()
+	c.freeSet()
 	c.queue("quarantine", &t.quarantine, buried)
 	c.queue("unanswered", &t.unanswered, waiting)
 	c.index("out", t.out, inOut, t.outTag)
@@ -43,7 +44,7 @@ const (
 	inMapping
 )
 
-var bookNames = [...]string{"free list", "quarantine", "unanswered", "out", "in", "ends", "exts", "wheel", "mapping"}
+var bookNames = [...]string{"free set", "quarantine", "unanswered", "out", "in", "ends", "exts", "wheel", "mapping"}
 
 func (b books) String() string {
 	s := ""
@@ -85,13 +86,21 @@ func (c *checker) meet(b books, h Handle) bool {
 	return false
 }
 
-func (c *checker) freeList() {
+func (c *checker) freeSet() {
 	n := 0
-	for h := c.t.free; h != None && c.meet(unused, h); h = Handle(c.t.recs[h].Next) {
-		n++
+	for l, level := range c.t.free {
+		for i, word := range level {
+			if l+1 < len(c.t.free) && c.t.free[l+1][i/64]>>(i%64)&1 != min(word, 1) {
+				c.fault("free set: word %d of level %d is %#x, and the level above does not know", i, l, word)
+			}
+			for ; l == 0 && word != 0; word &= word - 1 {
+				c.meet(unused, Handle(i*64+bits.TrailingZeros64(word)))
+				n++
+			}
+		}
 	}
 	if want := c.t.Cap() - c.t.used; n != want {
-		c.fault("free list: has %d records, but %d are not used", n, want)
+		c.fault("free set: has %d records, but %d are not used", n, want)
 	}
 }
 

@@ -32,8 +32,17 @@ func checkable(t *testing.T) *Table {
 	if err := table.Check(1000); err != nil {
 		t.Fatal(err)
 	}
-	if table.Rec(5).State != Quarantined || table.free != 7 {
+	if table.Rec(5).State != Quarantined || table.free[0][0] != 1<<7|1<<8 {
 		t.Fatal("the records are not as expected")
+	}
+	return table
+}
+
+// hundred is an empty Table whose free records take more than one word.
+func hundred() *Table {
+	table, err := New(Config{Sessions: 100}, nil)
+	if err != nil {
+		panic(err)
 	}
 	return table
 }
@@ -55,10 +64,10 @@ func TestCheckNamesFaults(t *testing.T) {
 		spoil func(*Table)
 		want  string
 	}{
-		{"free list too short", func(t *Table) { t.recs[7].Next = 0 }, "free list: has 1 records, but 2 are not used"},
-		{"free list in a circle", func(t *Table) { t.recs[8].Next = 7 }, "free list: names record 7 twice"},
-		{"free list has a session", func(t *Table) { t.recs[8].Next = 1 }, "record 1 (udp) is in free list"},
-		{"handle too large", func(t *Table) { t.free = 99 }, "free list: names record 99 of 8"},
+		{"free record lost", func(t *Table) { t.free[0][0] &^= 1 << 7 }, "free set: has 1 records, but 2 are not used"},
+		{"free set without its top", func(t *Table) { *t = *hundred(); t.free[1][0] &^= 2 }, "free set: word 1 of level 0 is 0x1fffffffff, and"},
+		{"free set has a session", func(t *Table) { t.free[0][0] |= 1 << 1 }, "record 1 (udp) is in free set"},
+		{"handle too large", func(t *Table) { t.free[0][0] |= 1 << 9 }, "free set: names record 9 of 8"},
 		{"used", func(t *Table) { t.used++ }, "6 records are used, not 7"},
 		{"lost record", func(t *Table) { t.recs[4].State = Free }, "record 4 (free)"},
 		{"state", func(t *Table) { t.recs[4].State = NumStates }, "record 4 has state 10"},

@@ -55,13 +55,13 @@ func (t *Table) Rebuild(now uint32, vet func(r *Record) bool) (dropped int) {
 	}
 	b := rebuild{t: t, vet: vet}
 	t.wheel.now = now
-	t.free, t.used, t.mappings, t.quarantine, t.unanswered = None, 0, 0, list{}, list{}
+	t.used, t.mappings, t.quarantine, t.unanswered = 0, 0, list{}, list{}
+	for _, level := range t.free {
+		clear(level)
+	}
 	n := Handle(len(t.recs))
 	for h := Handle(1); h < n; h += rebuiltAtOnce {
 		b.some(h, min(h+rebuiltAtOnce, n))
-	}
-	if b.lastFree != None && t.recs[b.lastFree].Next != 0 {
-		t.recs[b.lastFree].Next = 0
 	}
 	for i, h := range b.independent {
 		if i%rebuiltAtOnce == 0 {
@@ -87,8 +87,8 @@ func (t *Table) Rebuild(now uint32, vet func(r *Record) bool) (dropped int) {
 		b.bury(Handle(key))
 	}
 	for _, h := range b.gone {
-		t.recs[h].fill(&Record{Next: uint32(t.free)})
-		t.free = h
+		t.recs[h].fill(&Record{})
+		t.free.put(h)
 	}
 	for t.quarantine.n > t.maxQuarantined {
 		t.stats.Displaced++
@@ -104,8 +104,7 @@ type rebuild struct {
 	t                                   *Table
 	vet                                 func(*Record) bool
 	independent, unanswered, tombstones []Handle
-	gone                                []Handle // dropped, and not in the list of free records yet
-	lastFree                            Handle
+	gone                                []Handle // dropped, and not among the free records yet
 	dropped                             int
 	touched                             uint64
 }
@@ -124,12 +123,7 @@ func (b *rebuild) some(first, end Handle) {
 		}
 		switch {
 		case r.State == Free:
-			if b.lastFree == None {
-				t.free = h
-			} else if l := &t.recs[b.lastFree]; l.Next != uint32(h) { // memory that is right stays clean
-				l.Next = uint32(h)
-			}
-			b.lastFree = h
+			t.free.put(h)
 			continue
 		case r.State == Quarantined:
 			r.strip()

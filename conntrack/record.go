@@ -112,7 +112,7 @@ type Record struct {
 	// Pool is the number of the pool whose time-outs apply.
 	Pool uint16
 	// Next and Prev link the sessions of one endpoint-independent mapping, those to one remote address side by side.
-	// Next links free records. Of a Filter session they are whatever its owner wants (Owner).
+	// Of a Filter session they are whatever its owner wants (Owner).
 	Next, Prev uint32
 	// End is one past the highest sequence number that a direction sent, Ack the highest it acknowledged. Those of the
 	// direction that has not answered yet link the unanswered sessions, oldest first.

@@ -8,7 +8,7 @@ import "math"
 // and returns its Handle, or None if no record is free. The caller has made sure that neither of its tuples is taken
 // and, with Independent, that its external endpoint is that of the mapping, or free.
 func (t *Table) Add(r *Record) Handle {
-	h := t.free
+	h := t.free.take()
 	if h == None {
 		return None
 	}
@@ -16,7 +16,6 @@ func (t *Table) Add(r *Record) Handle {
 	if t.used == 0 {
 		t.wheel.now = r.LastSeen // an empty wheel may stand anywhere
 	}
-	t.free = Handle(d.Next)
 	t.used++
 	c := *r
 	c.State, c.Bits = Free, c.Bits&^(Head|Replied)
@@ -239,8 +238,8 @@ func (t *Table) release(h Handle) {
 	crashPoint("release")
 	r.commit(Free, r.LastSeen)
 	crashPoint("released")
-	r.fill(&Record{Next: uint32(t.free)})
-	t.free = h
+	r.fill(&Record{})
+	t.free.put(h)
 	t.used--
 }
 

@@ -41,8 +41,8 @@ type Table struct {
 	wheel      wheel
 	stats      *Stats
 
-	free       Handle // stack of unused records
-	used       int    // records in use, tombstones too
+	free       freeSet
+	used       int // records in use, tombstones too
 	quarantine list
 	unanswered list
 	mappings   int
@@ -105,7 +105,9 @@ func KeptSize(c Config) int {
 }
 
 // Size is how many bytes a Table takes in all, with those that are on the heap in any case.
-func Size(c Config) int { return KeptSize(c) + 4*8*slotsFor(c.Sessions) + 8*(c.Sessions+1) }
+func Size(c Config) int {
+	return KeptSize(c) + 4*8*slotsFor(c.Sessions) + 8*(c.Sessions+1) + 8*freeWords(c.Sessions+1)
+}
 
 // New makes an empty Table. Its records are in kept, of at least KeptSize(c) bytes and aligned to 8, which is cleared
 // and the Table's from then on; a nil kept is taken from the heap, as all the rest is.
@@ -122,9 +124,8 @@ func New(c Config, kept []byte) (*Table, error) {
 		clear(kept[:KeptSize(c)])
 	}
 	t.index()
-	for h := c.Sessions; h > 0; h-- {
-		t.recs[h].Next = uint32(t.free)
-		t.free = Handle(h)
+	for h := 1; h <= c.Sessions; h++ {
+		t.free.put(Handle(h))
 	}
 	return t, nil
 }
@@ -163,12 +164,13 @@ func Open(c Config, kept []byte) (*Table, error) {
 func (t *Table) index() {
 	n := len(t.recs)
 	slots := slotsFor(n - 1)
-	mem := bytesOf(make([]uint64, 4*slots+n))
+	mem := bytesOf(make([]uint64, 4*slots+n+freeWords(n)))
 	t.out, mem = carve[uint64](mem, slots)
 	t.in, mem = carve[uint64](mem, slots)
 	t.ends, mem = carve[uint64](mem, slots)
 	t.exts, mem = carve[uint64](mem, slots)
-	t.wheel.links, _ = carve[link](mem, n)
+	t.wheel.links, mem = carve[link](mem, n)
+	t.free, _ = carveFree(mem, n)
 }
 
 // Rec is the record of h. Callers may change LastSeen (to later ticks), Attachment, and what the functions of this

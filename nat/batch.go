@@ -253,6 +253,7 @@ func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) 
 			touched += t.TouchMapping(f.tag)
 		}
 	}
+	touched += t.TouchFree(n)
 	flows := w.flows[:n]
 	words := uint32(0)
 	for i := range flows {
