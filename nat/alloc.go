@@ -17,7 +17,7 @@ import (
 // every port that it gives out or that a session leaves is marked. So the cost stays flat up to the last port (B-30),
 // and a destination that nobody crowds costs nothing.
 //
-// There can be only so many crowded destinations: each has about half of the ports of an address in sessions. The
+// There can be only so many crowded destinations: each has most of the ports of an address in sessions. The
 // bitmaps are a pool of that size; the one that was not used for longest gives way.
 //
 // A shard gives out only ports of its own: blocks of two neighbours (so that parity can be kept), dealt in turn.
