@@ -20,8 +20,8 @@ func (t *Table) Check(now uint32) error {
 	c.queue("unanswered", &t.unanswered, waiting)
 	c.index("out", t.out, inOut, t.outTag)
 	c.index("in", t.in, inIn, t.inTag)
-	c.index("ends", t.ends, inEnds, func(r *Record) uint32 { return t.endTag(r.In, r.InPort, r.Pool, r.Proto) })
-	c.index("exts", t.exts, inExts, func(r *Record) uint32 { return t.extTag(r.Ext, r.ExtPort, r.Proto) })
+	c.index("ends", t.ends, inEnds, func(r *Record) uint32 { return t.MappingTag(r.In, r.InPort, r.Pool, r.Proto) })
+	c.index("exts", t.exts, inExts, func(r *Record) uint32 { return t.HolderTag(r.Ext, r.ExtPort, r.Proto) })
 	c.wheel()
 	c.mappings()
 	c.tuples()
@@ -118,34 +118,39 @@ func (c *checker) queue(name string, l *list, b books) {
 	}
 }
 
-// index checks that every entry can be found: its tag is that of its record, and no slot from its home on is empty.
+// index checks that every entry can be found: it has what is kept of its record's tag, it knows how far from home it is, and
+// each bucket from its home on counts it among those that passed; and that nobody else is counted, so that searches end.
 func (c *checker) index(name string, x index, b books, tag func(*Record) uint32) {
-	n := uint32(len(x))
-	start := uint32(0)
-	for start < n && x[start] != 0 {
-		start++
-	}
-	if start == n {
-		c.fault("%s: is full, so that a search for what is not there never ends", name)
-		return
-	}
-	run := uint32(0) // of used slots before pos
-	for i := uint32(1); i <= n; i++ {
-		pos := (start + i) % n
-		if x[pos] == 0 {
-			run = 0
-			continue
-		}
-		h := Handle(x[pos])
-		if c.meet(b, h) {
+	passed := make([]uint32, len(x))
+	for n := range x {
+		k := &x[n]
+		for place := range 64 {
+			if place&7 > 1 || slot(place) >= bucketSize {
+				continue
+			}
+			is, ref := k.tags[place&1]>>(place&^7)&0xff, k.refs[slot(place)]
+			if is == 0 && ref == 0 {
+				continue
+			}
+			h := Handle(ref & handleMask)
+			if !c.meet(b, h) {
+				continue
+			}
 			want := tag(&c.t.recs[h])
-			if got := uint32(x[pos] >> 32); got != want {
-				c.fault("%s: slot %d has tag %#x for record %d, whose tag is %#x", name, pos, got, h, want)
-			} else if away := (pos + n - x.home(want)) % n; away > run {
-				c.fault("%s: slot %d of record %d cannot be reached from its home, %d slots before", name, pos, h, away)
+			home := x.home(want)
+			if is != low(want) || ref != x.away(uint32(h)|refBits(want), home, uint32(n)) {
+				c.fault("%s: bucket %d has %#x and %#x for record %d, whose tag is %#x, and home bucket %d", name, n, is, ref, h, want, home)
+				continue
+			}
+			for i := home; i != uint32(n); i = x.follow(i) {
+				passed[i]++
 			}
 		}
-		run++
+	}
+	for n := range x {
+		if got := x[n].passed(); got != passed[n] {
+			c.fault("%s: bucket %d was passed by %d, not %d", name, n, passed[n], got)
+		}
 	}
 }
 

@@ -47,14 +47,22 @@ func hundred() *Table {
 	return table
 }
 
-// slotOf is where h is in x.
-func slotOf(x index, h Handle) *uint64 {
-	for i := range x {
-		if Handle(x[i]) == h {
-			return &x[i]
+// at is where h is in x.
+func at(x index, h Handle) (k *bucket, place int) {
+	for n := range x {
+		for place := range 64 {
+			if x[n].match(0)>>place&1 == 0 && place&7 < 2 && slot(place) < bucketSize && x[n].refs[slot(place)]&handleMask == uint32(h) {
+				return &x[n], place
+			}
 		}
 	}
 	panic("not in the index")
+}
+
+// lose takes h out of x.
+func lose(x index, h Handle) {
+	k, place := at(x, h)
+	k.clear(place)
 }
 
 // TestCheckNamesFaults breaks each book in turn.
@@ -81,29 +89,29 @@ func TestCheckNamesFaults(t *testing.T) {
 		{"unanswered link", func(t *Table) { _, p := t.recs[2].listLinks(); *p = 4 }, "unanswered: record 2 has 4 before it, not 1"},
 		{"answered, but listed", func(t *Table) { t.recs[4].Bits |= Replied }, "record 4 (opening) is in unanswered, out, in, wheel, but"},
 		{"not answered, not listed", func(t *Table) { t.recs[3].Bits &^= Replied }, "record 3 (udp) is in out"},
-		{"out tag", func(t *Table) { t.recs[4].RemPort = 81 }, "out: slot"},
-		{"out entry lost", func(t *Table) { *slotOf(t.out, 4) = 0 }, "record 4 (opening) is in unanswered, in, wheel, but"},
+		{"out tag", func(t *Table) { t.recs[4].RemPort = 81 }, "out: bucket"},
+		{"out tag kept", func(t *Table) { k, place := at(t.out, 4); k.tags[place&1] ^= 2 << (place &^ 7) }, "out: bucket"},
+		{"out bits kept", func(t *Table) { k, place := at(t.out, 4); k.refs[slot(place)] ^= 1 << 28 }, "for record 4, whose tag is"},
+		{"out away", func(t *Table) { k, place := at(t.out, 4); k.refs[slot(place)] |= oneAway }, "for record 4, whose tag is"},
+		{"out entry lost", func(t *Table) { lose(t.out, 4) }, "record 4 (opening) is in unanswered, in, wheel, but"},
 		{"out entry twice", func(t *Table) { t.out.insert(t.outTag(t.Rec(4)), 4) }, "out: names record 4 twice"},
-		{"out full", func(t *Table) {
-			for i := range t.out {
-				t.out[i] |= 1 << 32
-			}
-		}, "out: is full"},
+		{"out entry without a tag", func(t *Table) { k, place := at(t.out, 4); k.tags[place&1] &^= 0xff << (place &^ 7) }, "out: bucket"},
+		{"out entry of nobody", func(t *Table) { t.out.insert(7, None) }, "out: names record 0 of 8"},
+		{"out search without an end", func(t *Table) { t.out[0].tags[1] += onePassed }, "out: bucket 0 was passed by 0, not 1"},
 		{"out of reach", func(t *Table) {
-			s := slotOf(t.out, 4)
-			away := (t.out.home(uint32(*s>>32)) + uint32(len(t.out)) - 1) % uint32(len(t.out))
-			s2 := *s
-			*s = 0
-			for t.out[away] != 0 {
-				away = (away + uint32(len(t.out)) - 1) % uint32(len(t.out))
-			}
-			t.out[away] = s2
-		}, "cannot be reached from its home"},
+			*t = *hundred()
+			t.out.insert(1, 1) // at home in the first
+			k, place := at(t.out, 1)
+			t.out[1].set(place, low(1), k.refs[slot(place)])
+			k.clear(place)
+			t.recs[1].State = Opening
+			t.Agrees = nil
+		}, "out: bucket"},
 		{"in entry of no Head", func(t *Table) { t.in.insert(t.inTag(t.Rec(2)), 2) }, "record 2 (udp) is in unanswered, out, in,"},
 		{"Head lost", func(t *Table) { t.recs[3].Bits &^= Head }, "mapping: record 3, first to its remote address: true, Head: false"},
 		{"Head of nothing", func(t *Table) { t.recs[4].Bits |= Head }, "record 4 has no mapping, but is linked"},
-		{"ends lost", func(t *Table) { *slotOf(t.ends, 3) = 0 }, "mapping: its first session, record 3, is not in ends and exts"},
-		{"ends of another", func(t *Table) { t.ends.insert(t.endTag(1, 5000, 0, udp), 2) }, "mapping: record 2 is in ends or exts, but not the first"},
+		{"ends lost", func(t *Table) { lose(t.ends, 3) }, "mapping: its first session, record 3, is not in ends and exts"},
+		{"ends of another", func(t *Table) { t.ends.insert(t.MappingTag(1, 5000, 0, udp), 2) }, "mapping: record 2 is in ends or exts, but not the first"},
 		{"mapping link", func(t *Table) { t.recs[2].Prev = 3 }, "mapping: record 2 has 3 before it, not 1"},
 		{"mapping in a circle", func(t *Table) { t.recs[2].Next = 1 }, "mapping: names record 1 twice"},
 		{"mapping cut in two", func(t *Table) { t.recs[3].Next, t.recs[1].Prev = 0, 0 }, "the same owner of an external endpoint"},
@@ -176,8 +184,8 @@ func TestEqualTags(t *testing.T) {
 		}{
 			"out":  {func(i uint32) uint32 { return table.OutTag(i, 1, 1<<16|1, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
 			"in":   {func(i uint32) uint32 { return table.InTag(i, 1, 1, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
-			"ends": {func(i uint32) uint32 { return table.endTag(i, 1, 0, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
-			"exts": {func(i uint32) uint32 { return table.extTag(i, 1, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
+			"ends": {func(i uint32) uint32 { return table.MappingTag(i, 1, 0, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
+			"exts": {func(i uint32) uint32 { return table.HolderTag(i, 1, udp) }, func(r *Record, i uint32) { r.In, r.Ext = i, i }},
 		} {
 			i, j := collide(vary.tag)
 			for _, pair := range [][2]uint32{{i, j}, {j, i}} {

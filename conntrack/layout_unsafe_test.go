@@ -45,9 +45,9 @@ func TestLayout(t *testing.T) {
 	if n := unsafe.Sizeof(link{}); n != 8 {
 		t.Errorf("the wheel takes %d bytes a record", n)
 	}
-	// A record, its links, a slot of 8 bytes in each of four indexes at a load of at most 3/4, and a bit.
-	const n = 3 << 16
-	if got, want := Size(Config{Sessions: n}), n*(64+8)+n*4/3*8*4+n/8; got < want || got > want+1<<10 {
+	// A record, its links, an eighth of a line in each of four indexes, and a bit.
+	const n = 1 << 18
+	if got, want := Size(Config{Sessions: n}), n*(64+8)+n/8*64*4+n/8; got < want || got > want+1<<10 {
 		t.Errorf("%d sessions take %d bytes, want %d and little more", n, got, want)
 	}
 	if got := Size(Config{Sessions: n, Counts: true}) - Size(Config{Sessions: n}); got != 24*(n+1) {
@@ -58,8 +58,8 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, x := range []index{table.out, table.in, table.ends, table.exts} {
-		if got := 8 * len(x); got != 8*slotsFor(n) || unsafe.Sizeof(x[0]) != 8 {
-			t.Errorf("index %d takes %d bytes", i, got)
+		if got := 64 * len(x); got != 64*bucketsFor(n) || uintptr(unsafe.Pointer(&x[0]))%64 != 0 {
+			t.Errorf("index %d takes %d bytes at %p", i, got, &x[0])
 		}
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"unsafe"
 )
 
-// A Record is a cache line, for good.
+// A Record is a cache line, for good, and so is a bucket.
 const (
 	_ = uint(64 - unsafe.Sizeof(Record{}))
 	_ = uint(unsafe.Sizeof(Record{}) - 64)
+	_ = uint(64 - unsafe.Sizeof(bucket{}))
+	_ = uint(unsafe.Sizeof(bucket{}) - 64)
 	_ = uint(24 - unsafe.Sizeof(Count{}))
 	_ = uint(unsafe.Sizeof(Count{}) - 24)
 	_ = uint(64 - unsafe.Sizeof(Stats{}))
@@ -51,8 +53,8 @@ func (r *Record) mark(b Bits) {
 }
 
 // carve takes n values off the front of mem. It holds for types without pointers whose alignment divides 8 and whose
-// size is a multiple of 8, in memory aligned to 8: Stats, Record, Count, link and uint64.
-func carve[T Stats | Record | Count | link | uint64](mem []byte, n int) ([]T, []byte) {
+// size is a multiple of 8, in memory aligned to 8: Stats, Record, Count, bucket, link and uint64.
+func carve[T Stats | Record | Count | bucket | link | uint64](mem []byte, n int) ([]T, []byte) {
 	size := n * int(unsafe.Sizeof(*new(T)))
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(mem[:size]))), n), mem[size:]
 }

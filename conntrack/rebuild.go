@@ -134,7 +134,7 @@ func (b *rebuild) some(first, end Handle) {
 		r.tidy()
 		t.used++
 		hs[n], outs[n], ins[n] = h, t.outTag(r), t.inTag(r)
-		b.touched += t.out[t.out.home(outs[n])] + t.in[t.in.home(ins[n])]
+		b.touched += t.out.touch(outs[n]) + t.in.touch(ins[n])
 		n++
 	}
 	for i, h := range hs[:n] {
@@ -160,9 +160,9 @@ func (b *rebuild) some(first, end Handle) {
 
 // owner is the session in the inbound index that has all of r's external tuple.
 func (t *Table) owner(tag uint32, r *Record) Handle {
-	pos, h := t.in.scan(tag, t.in.home(tag))
+	pos, h := t.in.first(tag)
 	for h != None && !t.recs[h].OwnsIn(r.Rem, r.Ext, uint32(r.RemPort)<<16|uint32(r.ExtPort), r.Proto) {
-		pos, h = t.in.scan(tag, pos+1)
+		pos, h = t.in.next(tag, pos+1)
 	}
 	return h
 }
@@ -197,8 +197,8 @@ func (b *rebuild) touch(hs []Handle) {
 	t := b.t
 	for _, h := range hs {
 		r := &t.recs[h]
-		b.touched += t.in[t.in.home(t.inTag(r))] + t.exts[t.exts.home(t.extTag(r.Ext, r.ExtPort, r.Proto))] +
-			t.ends[t.ends.home(t.endTag(r.In, r.InPort, r.Pool, r.Proto))]
+		b.touched += t.in.touch(t.inTag(r)) + t.exts.touch(t.HolderTag(r.Ext, r.ExtPort, r.Proto)) +
+			t.ends.touch(t.MappingTag(r.In, r.InPort, r.Pool, r.Proto))
 	}
 }
 
@@ -210,14 +210,14 @@ func (b *rebuild) attach(h Handle) {
 	if d.State == Free {
 		return // it was beaten
 	}
-	exts, ends := t.extTag(d.Ext, d.ExtPort, d.Proto), t.endTag(d.In, d.InPort, d.Pool, d.Proto)
-	pos, first := t.exts.scan(exts, t.exts.home(exts))
+	exts, ends := t.HolderTag(d.Ext, d.ExtPort, d.Proto), t.MappingTag(d.In, d.InPort, d.Pool, d.Proto)
+	pos, first := t.exts.first(exts)
 	for first != None && !t.recs[first].ownsExt(d.Ext, d.ExtPort, d.Proto) {
-		pos, first = t.exts.scan(exts, pos+1)
+		pos, first = t.exts.next(exts, pos+1)
 	}
-	pos, other := t.ends.scan(ends, t.ends.home(ends))
+	pos, other := t.ends.first(ends)
 	for other != None && !t.recs[other].ownsEnd(d.In, d.InPort, d.Pool, d.Proto) {
-		pos, other = t.ends.scan(ends, pos+1)
+		pos, other = t.ends.next(ends, pos+1)
 	}
 	if first != other || t.owner(t.inTag(d), d) != None {
 		t.out.remove(t.outTag(d), h)
@@ -232,10 +232,10 @@ func (b *rebuild) attach(h Handle) {
 func (b *rebuild) bury(h Handle) {
 	t := b.t
 	r := &t.recs[h]
-	tag := t.extTag(r.Ext, r.ExtPort, r.Proto)
-	pos, other := t.exts.scan(tag, t.exts.home(tag))
+	tag := t.HolderTag(r.Ext, r.ExtPort, r.Proto)
+	pos, other := t.exts.first(tag)
 	for other != None && !t.recs[other].ownsExt(r.Ext, r.ExtPort, r.Proto) {
-		pos, other = t.exts.scan(tag, pos+1)
+		pos, other = t.exts.next(tag, pos+1)
 	}
 	if other != None && t.recs[other].State != Quarantined {
 		b.drop(h)

@@ -54,10 +54,10 @@ func (t *Table) join(h Handle) {
 	if after == None {
 		d.Bits |= Head
 		t.in.insert(t.inTag(d), h)
-		ends, exts := t.endTag(d.In, d.InPort, d.Pool, d.Proto), t.extTag(d.Ext, d.ExtPort, d.Proto)
-		pos, first := t.exts.scan(exts, t.exts.home(exts))
+		ends, exts := t.MappingTag(d.In, d.InPort, d.Pool, d.Proto), t.HolderTag(d.Ext, d.ExtPort, d.Proto)
+		pos, first := t.exts.first(exts)
 		for first != None && !t.recs[first].ownsExt(d.Ext, d.ExtPort, d.Proto) {
-			pos, first = t.exts.scan(exts, pos+1)
+			pos, first = t.exts.next(exts, pos+1)
 		}
 		if first == None {
 			t.ends.insertFirst(ends, h)
@@ -81,13 +81,13 @@ func (t *Table) join(h Handle) {
 // head is the Head of d's mapping and remote address.
 func (t *Table) head(d *Record) Handle {
 	tag := t.inTag(d)
-	pos, h := t.in.scan(tag, t.in.home(tag))
+	pos, h := t.in.first(tag)
 	for h != None {
 		r := &t.recs[h]
 		if r.Ext == d.Ext && r.Rem == d.Rem && r.ExtPort == d.ExtPort && r.Proto == d.Proto && r.Bits&Independent != 0 {
 			return h
 		}
-		pos, h = t.in.scan(tag, pos+1)
+		pos, h = t.in.next(tag, pos+1)
 	}
 	return None
 }
@@ -189,7 +189,7 @@ func (t *Table) remove(h Handle, why Reason, at uint32) {
 		t.release(h)
 		return
 	}
-	ends, exts := t.endTag(r.In, r.InPort, r.Pool, r.Proto), t.extTag(r.Ext, r.ExtPort, r.Proto)
+	ends, exts := t.MappingTag(r.In, r.InPort, r.Pool, r.Proto), t.HolderTag(r.Ext, r.ExtPort, r.Proto)
 	if next != None {
 		t.ends.replace(ends, h, next)
 		t.exts.replace(exts, h, next)
@@ -220,7 +220,7 @@ func (t *Table) remove(h Handle, why Reason, at uint32) {
 // bury frees a tombstone.
 func (t *Table) bury(h Handle) {
 	r := &t.recs[h]
-	t.exts.remove(t.extTag(r.Ext, r.ExtPort, r.Proto), h)
+	t.exts.remove(t.HolderTag(r.Ext, r.ExtPort, r.Proto), h)
 	t.unlist(&t.quarantine, h)
 	t.wheel.take(h)
 	t.released(r, true)
@@ -370,9 +370,9 @@ func (t *Table) approach(h Handle, n int) {
 		if int32(r.LastSeen+t.Timeout(r)-w.now) > 0 {
 			continue
 		}
-		touched += t.TouchOut(t.outTag(r)) + t.TouchIn(t.inTag(r))
+		touched += t.out.touch(t.outTag(r)) + t.in.touch(t.inTag(r))
 		if r.Bits&Independent != 0 {
-			touched += t.TouchMapping(t.endTag(r.In, r.InPort, r.Pool, r.Proto)) + t.TouchHolder(t.extTag(r.Ext, r.ExtPort, r.Proto))
+			touched += t.ends.touch(t.MappingTag(r.In, r.InPort, r.Pool, r.Proto)) + t.exts.touch(t.HolderTag(r.Ext, r.ExtPort, r.Proto))
 		}
 		if r.Bits&Replied == 0 { // a tombstone's are clear, too
 			next, prev := r.listLinks()

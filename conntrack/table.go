@@ -106,7 +106,7 @@ func KeptSize(c Config) int {
 
 // Size is how many bytes a Table takes in all, with those that are on the heap in any case.
 func Size(c Config) int {
-	return KeptSize(c) + 4*8*slotsFor(c.Sessions) + 8*(c.Sessions+1) + 8*freeWords(c.Sessions+1)
+	return KeptSize(c) + 4*64*bucketsFor(c.Sessions) + 8*(c.Sessions+1) + 8*freeWords(c.Sessions+1)
 }
 
 // New makes an empty Table. Its records are in kept, of at least KeptSize(c) bytes and aligned to 8, which is cleared
@@ -163,12 +163,12 @@ func Open(c Config, kept []byte) (*Table, error) {
 // index takes the memory for what can be rebuilt, in one piece.
 func (t *Table) index() {
 	n := len(t.recs)
-	slots := slotsFor(n - 1)
-	mem := bytesOf(make([]uint64, 4*slots+n+freeWords(n)))
-	t.out, mem = carve[uint64](mem, slots)
-	t.in, mem = carve[uint64](mem, slots)
-	t.ends, mem = carve[uint64](mem, slots)
-	t.exts, mem = carve[uint64](mem, slots)
+	buckets := bucketsFor(n - 1)
+	mem := bytesOf(make([]uint64, 4*8*buckets+n+freeWords(n))) // what is large begins with a page
+	t.out, mem = carve[bucket](mem, buckets)
+	t.in, mem = carve[bucket](mem, buckets)
+	t.ends, mem = carve[bucket](mem, buckets)
+	t.exts, mem = carve[bucket](mem, buckets)
 	t.wheel.links, mem = carve[link](mem, n)
 	t.free, _ = carveFree(mem, n)
 }
@@ -217,41 +217,49 @@ func (t *Table) InTag(ext, rem uint32, extPort uint16, proto uint8) uint32 {
 	return t.mix(uint64(rem)<<32|uint64(ext), uint64(extPort)<<8|uint64(proto)|1<<40)
 }
 
-func (t *Table) endTag(in uint32, inPort, pool uint16, proto uint8) uint32 {
-	return t.mix(uint64(in)<<32|uint64(pool), uint64(inPort)<<8|uint64(proto)|2<<40)
+// The staged lookup of a batch: tags, lookup, verify. What a lookup returns keeps its loads; the caller has to keep that.
+
+// LookupOut sets hs to the first candidates for tags of OutTag, None where there is none, and loads their records and
+// counts; all at a time, so that cache misses overlap. hs is as long as tags.
+func (t *Table) LookupOut(tags []uint32, hs []Handle) uint64 { return t.lookup(t.out, tags, hs) }
+
+// LookupIn is LookupOut for tags of InTag, LookupMapping for those of MappingTag, LookupHolder for those of HolderTag.
+func (t *Table) LookupIn(tags []uint32, hs []Handle) uint64      { return t.lookup(t.in, tags, hs) }
+func (t *Table) LookupMapping(tags []uint32, hs []Handle) uint64 { return t.lookup(t.ends, tags, hs) }
+func (t *Table) LookupHolder(tags []uint32, hs []Handle) uint64  { return t.lookup(t.exts, tags, hs) }
+
+func (t *Table) lookup(x index, tags []uint32, hs []Handle) uint64 {
+	touched := x.lookup(tags, hs)
+	for _, h := range hs {
+		touched += uint64(t.recs[h].Proto)
+	}
+	if t.counts != nil {
+		for _, h := range hs {
+			touched += uint64(t.counts[h].Packets[0])
+		}
+	}
+	return touched
 }
 
-func (t *Table) extTag(ext uint32, extPort uint16, proto uint8) uint32 {
-	return t.mix(uint64(ext), uint64(extPort)<<8|uint64(proto)|3<<40)
-}
+// CandidateOut is the first candidate for one tag of OutTag, CandidateIn for one of InTag.
+func (t *Table) CandidateOut(tag uint32) Handle { _, h := t.out.first(tag); return h }
+func (t *Table) CandidateIn(tag uint32) Handle  { _, h := t.in.first(tag); return h }
 
-// The staged lookup of a batch: tag, touch the slot, scan it, touch the record, verify. Each step is small enough to be
-// inlined, and the caller has the loop.
-
-// TouchOut loads the slot where a lookup of tag will start.
-func (t *Table) TouchOut(tag uint32) uint64 { return t.out[t.out.home(tag)] }
-
-// TouchIn is TouchOut for the other index.
-func (t *Table) TouchIn(tag uint32) uint64 { return t.in[t.in.home(tag)] }
-
-// ScanOut returns the first candidate for tag and where it stands.
-func (t *Table) ScanOut(tag uint32) (uint32, Handle) { return t.out.scan(tag, t.out.home(tag)) }
-
-// ScanIn is ScanOut for the other index.
-func (t *Table) ScanIn(tag uint32) (uint32, Handle) { return t.in.scan(tag, t.in.home(tag)) }
+// TouchIn loads the line where a lookup of a tag of InTag will start.
+func (t *Table) TouchIn(tag uint32) uint64 { return t.in.touch(tag) }
 
 // FindOut returns the session of an inside tuple, dead or alive.
 func (t *Table) FindOut(tag, in, rem, ports uint32, proto uint8) Handle {
-	pos, h := t.out.scan(tag, t.out.home(tag))
+	pos, h := t.out.first(tag)
 	for h != None && !t.recs[h].OwnsOut(in, rem, ports, proto) {
-		pos, h = t.out.scan(tag, pos+1)
+		pos, h = t.out.next(tag, pos+1)
 	}
 	return h
 }
 
 // FindIn returns the session of an external tuple, dead or alive, and one of its mapping to the same remote address.
 func (t *Table) FindIn(tag, ext, rem uint32, extPort, remPort uint16, proto uint8) (h, group Handle) {
-	pos, h := t.in.scan(tag, t.in.home(tag))
+	pos, h := t.in.first(tag)
 	for h != None {
 		r := &t.recs[h]
 		if r.Ext == ext && r.Rem == rem && r.ExtPort == extPort && r.Proto == proto {
@@ -268,30 +276,19 @@ func (t *Table) FindIn(tag, ext, rem uint32, extPort, remPort uint16, proto uint
 				return m, h
 			}
 		}
-		pos, h = t.in.scan(tag, pos+1)
+		pos, h = t.in.next(tag, pos+1)
 	}
 	return None, None
 }
 
-// MappingTag is the hash of an inside endpoint in a pool, HolderTag that of an external endpoint; the rest is as above, for
-// what Mapping and Holder look for.
+// MappingTag is the hash of an inside endpoint in a pool, HolderTag that of an external endpoint, for what Mapping and Holder
+// look for.
 func (t *Table) MappingTag(in uint32, inPort, pool uint16, proto uint8) uint32 {
-	return t.endTag(in, inPort, pool, proto)
+	return t.mix(uint64(in)<<32|uint64(pool), uint64(inPort)<<8|uint64(proto)|2<<40)
 }
-func (t *Table) HolderTag(ext uint32, extPort uint16, proto uint8) uint32 {
-	return t.extTag(ext, extPort, proto)
-}
-func (t *Table) TouchMapping(tag uint32) uint64          { return t.ends[t.ends.home(tag)] }
-func (t *Table) TouchHolder(tag uint32) uint64           { return t.exts[t.exts.home(tag)] }
-func (t *Table) ScanMapping(tag uint32) (uint32, Handle) { return t.ends.scan(tag, t.ends.home(tag)) }
-func (t *Table) ScanHolder(tag uint32) (uint32, Handle)  { return t.exts.scan(tag, t.exts.home(tag)) }
 
-// TouchCount loads the counter of h.
-func (t *Table) TouchCount(h Handle) uint64 {
-	if t.counts == nil {
-		return 0
-	}
-	return uint64(t.counts[h].Packets[0])
+func (t *Table) HolderTag(ext uint32, extPort uint16, proto uint8) uint32 {
+	return t.mix(uint64(ext), uint64(extPort)<<8|uint64(proto)|3<<40)
 }
 
 // OwnsOut verifies the whole inside tuple.
@@ -334,11 +331,11 @@ func (t *Table) Live(h Handle, now uint32) Handle {
 // Mapping returns a live session of the endpoint-independent mapping of an inside endpoint in a pool: of the newest, if
 // there are several, because the caller did not like the external endpoint of an older one any more.
 func (t *Table) Mapping(in uint32, inPort, pool uint16, proto uint8, now uint32) Handle {
-	tag := t.endTag(in, inPort, pool, proto)
+	tag := t.MappingTag(in, inPort, pool, proto)
 	for {
-		pos, h := t.ends.scan(tag, t.ends.home(tag))
+		pos, h := t.ends.first(tag)
 		for h != None && !t.recs[h].ownsEnd(in, inPort, pool, proto) {
-			pos, h = t.ends.scan(tag, pos+1)
+			pos, h = t.ends.next(tag, pos+1)
 		}
 		// Each dead session met on the way is removed for good, so this is constant time in the long run.
 		if h == None || t.Live(h, now) != None {
@@ -354,11 +351,11 @@ func (r *Record) ownsEnd(in uint32, inPort, pool uint16, proto uint8) bool {
 // Holder returns who has an external endpoint: a live session of an endpoint-independent mapping, or a tombstone whose
 // quarantine is not over.
 func (t *Table) Holder(ext uint32, extPort uint16, proto uint8, now uint32) Handle {
-	tag := t.extTag(ext, extPort, proto)
+	tag := t.HolderTag(ext, extPort, proto)
 	for {
-		pos, h := t.exts.scan(tag, t.exts.home(tag))
+		pos, h := t.exts.first(tag)
 		for h != None && !t.recs[h].ownsExt(ext, extPort, proto) {
-			pos, h = t.exts.scan(tag, pos+1)
+			pos, h = t.exts.next(tag, pos+1)
 		}
 		switch {
 		case h == None:
@@ -383,13 +380,13 @@ func (r *Record) ownsExt(ext uint32, extPort uint16, proto uint8) bool {
 func (t *Table) Talks(ext, rem uint32, extPort uint16, proto uint8, now uint32) bool {
 	tag := t.InTag(ext, rem, extPort, proto)
 	for {
-		pos, h := t.in.scan(tag, t.in.home(tag))
+		pos, h := t.in.first(tag)
 		for h != None {
 			r := &t.recs[h]
 			if r.Ext == ext && r.Rem == rem && r.ExtPort == extPort && r.Proto == proto && r.Bits&Independent != 0 {
 				break
 			}
-			pos, h = t.in.scan(tag, pos+1)
+			pos, h = t.in.next(tag, pos+1)
 		}
 		if h == None {
 			return false

@@ -86,23 +86,36 @@ func TestStateString(t *testing.T) {
 	}
 }
 
-// TestStagedLookup is the lookup of a batch: tag, touch, scan, verify.
+// TestStagedLookup is the lookup of a batch: tags, lookup, verify.
 func TestStagedLookup(t *testing.T) {
 	table := newTimers(t, 100)
 	for i := range 100 {
 		addTimer(table, i, 0, 100)
 	}
+	var outs, ins []uint32
+	for i := range uint32(101) { // the last is not there
+		outs, ins = append(outs, table.OutTag(i, i, 0, udp)), append(ins, table.InTag(1, i, 0, udp))
+	}
+	out, in := make([]Handle, len(outs)), make([]Handle, len(ins))
+	touched := table.LookupOut(outs, out) + table.LookupIn(ins, in)
+	first := 0 // most are the first candidate, and all are found
 	for i := range uint32(100) {
-		tag := table.OutTag(i, i, 0, udp)
-		touched := table.TouchOut(tag)
-		if pos, h := table.ScanOut(tag); touched == 0 || h == None || Handle(table.out[pos]) != h || !table.Rec(h).OwnsOut(i, i, 0, udp) {
+		if out[i] == None || table.CandidateOut(outs[i]) != out[i] || table.FindOut(outs[i], i, i, 0, udp) == None {
 			t.Errorf("%d is not found outward", i)
+		} else if table.Rec(out[i]).OwnsOut(i, i, 0, udp) {
+			first++
 		}
-		tag = table.InTag(1, i, 0, udp)
-		touched = table.TouchIn(tag)
-		if pos, h := table.ScanIn(tag); touched == 0 || h == None || Handle(table.in[pos]) != h || !table.Rec(h).OwnsIn(i, 1, 0, udp) {
+		if h, _ := table.FindIn(ins[i], 1, i, 0, 0, udp); in[i] == None || table.CandidateIn(ins[i]) != in[i] || h == None {
 			t.Errorf("%d is not found inward", i)
+		} else if table.Rec(in[i]).OwnsIn(i, 1, 0, udp) {
+			first++
 		}
+	}
+	if first < 190 {
+		t.Errorf("%d of 200 are the first candidate", first)
+	}
+	if h := out[100]; h != None && table.Rec(h).OwnsOut(100, 100, 0, udp) || touched == 0 || table.TouchIn(ins[0]) == 0 {
+		t.Errorf("%d is found, %d touched", h, touched)
 	}
 }
 
@@ -216,7 +229,7 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	for name, x := range map[string]index{"out": table.out, "in": table.in, "ends": table.ends, "exts": table.exts} {
 		for _, s := range x {
-			if s != 0 {
+			if s != (bucket{}) {
 				t.Fatalf("an entry is left in %s", name)
 			}
 		}
@@ -237,7 +250,7 @@ func TestHashIsKeyed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What an attacker would send to a table whose key he knew: every tuple is at home in the same 64th of the slots.
+	// What an attacker would send to a table whose key he knew: every tuple is at home in the same 64th of the buckets.
 	type flow struct{ in, rem, ports uint32 }
 	var flows []flow
 	for i := uint32(0); len(flows) < n; i++ {
@@ -257,16 +270,16 @@ func TestHashIsKeyed(t *testing.T) {
 			if !ok {
 				t.Fatal("not found")
 			}
-			slots := uint32(len(table.out))
-			worst = max(worst, int((pos+slots-table.out.home(tag))%slots))
+			buckets := uint32(len(table.out))
+			worst = max(worst, int((pos/64+buckets-table.out.home(tag))%buckets))
 		}
 		return worst
 	}
-	if n := worst(known); n < 1000 {
-		t.Errorf("the attack is none: at most %d slots from home", n)
+	if n := worst(known); n < 1000/bucketSize {
+		t.Errorf("the attack is none: at most %d buckets from home", n)
 	}
-	if n := worst(secret); n > 100 {
-		t.Errorf("up to %d slots from home", n)
+	if n := worst(secret); n > 8 {
+		t.Errorf("up to %d buckets from home", n)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // Theory of operation of a batch.
 //
 // The time of an established packet is two cache misses: the slot of the index and the record. So up to 64 packets go
-// through four stages together, and the misses of a stage overlap: parse and hash all; load all slots; scan them and
+// through four stages together, and the misses of a stage overlap: parse and hash all; load all buckets; find them there and
 // load all records; verify, track and rewrite one after the other. Whatever is not plainly an established packet (a
 // fault, a fragment, an error, a new flow, an old policy, a hairpin) is taken through Worker.one at its place in the
 // order, so that a batch has the results of so many single calls. New flows out through a pool have stages of their own
@@ -195,34 +195,24 @@ func (w *Worker) static(it *item, att *attachment) bool {
 
 // lookup is the second and third stage for the packets of one shard.
 func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) (missed int) {
-	t := sh.t
-	var touched uint64
+	m := 0
 	for i := range items {
 		if it := &items[i]; it.state == fast && it.shard == n {
-			if side == Inside {
-				touched += t.TouchOut(it.tag)
-			} else {
-				touched += t.TouchIn(it.tag)
-			}
+			w.tags[m], w.at[m] = it.tag, uint8(i)
+			m++
 		}
 	}
-	for i := range items {
-		it := &items[i]
-		if it.state != fast || it.shard != n {
-			continue
-		}
-		if side == Inside {
-			_, it.h = t.ScanOut(it.tag)
-		} else {
-			_, it.h = t.ScanIn(it.tag)
-		}
-		if it.h != conntrack.None {
-			touched += uint64(t.Rec(it.h).Proto) + t.TouchCount(it.h)
-		} else {
+	tags, hs := w.tags[:m], w.hs[:m]
+	if side == Inside {
+		w.touched += sh.t.LookupOut(tags, hs)
+	} else {
+		w.touched += sh.t.LookupIn(tags, hs)
+	}
+	for i, h := range hs {
+		if items[w.at[i]].h = h; h == conntrack.None {
 			missed++
 		}
 	}
-	w.touched += touched // keeps the loads
 	return missed
 }
 
@@ -231,8 +221,7 @@ func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) (missed int
 // session, and who has those ports. What another flow changes meanwhile makes a guess wrong, and nothing else.
 func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) {
 	t := sh.t
-	var touched uint64
-	n := 0
+	n, m := 0, 0
 	for i := range items {
 		it := &items[i]
 		if it.state != fast || it.shard != number || it.h != conntrack.None {
@@ -245,69 +234,70 @@ func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) 
 		}
 		it.state, it.pool = opens, uint16(pool)
 		f := &w.flows[n]
-		n++
 		k, _ := class(v.Proto)
 		f.item, f.settled, f.independent = uint8(i), false, w.pol.pools[pool].Mapping[k] == EndpointIndependent
 		if f.independent {
-			f.tag = t.MappingTag(v.Src, v.SrcPort, it.pool, v.Proto)
-			touched += t.TouchMapping(f.tag)
+			w.tags[m], w.at[m] = t.MappingTag(v.Src, v.SrcPort, it.pool, v.Proto), uint8(n)
+			m++
+		}
+		n++
+	}
+	flows := w.flows[:n]
+	touched := t.TouchFree(n) + t.LookupMapping(w.tags[:m], w.hs[:m])
+	for i, h := range w.hs[:m] {
+		if h != conntrack.None { // it has a port already
+			flows[w.at[i]].settled = true
 		}
 	}
-	touched += t.TouchFree(n)
-	flows := w.flows[:n]
 	words := uint32(0)
 	for i := range flows {
-		f := &flows[i]
-		if f.independent {
-			if _, h := t.ScanMapping(f.tag); h != conntrack.None {
-				touched += uint64(t.Rec(h).Proto)
-				f.settled, f.independent = true, false // it has a port already
-				continue
-			}
+		if f := &flows[i]; !f.settled {
+			f.settled = !w.foresee(sh, f, &items[f.item], words)
+			f.foreseen = !f.settled
+			words++
+		} else {
+			f.foreseen = false
 		}
-		if !w.foresee(sh, f, &items[f.item], words) {
-			f.settled, f.independent = true, false
-		}
-		words++
 	}
 	for round := range foreseen {
-		for i := range flows {
-			f := &flows[i]
-			if f.settled {
-				continue
-			}
-			v := &items[f.item].v
-			if f.port = f.ports[round]; f.independent {
-				f.tag = t.HolderTag(f.ext, f.port, v.Proto)
-				touched += t.TouchHolder(f.tag)
-			} else {
-				f.tag = t.InTag(f.ext, v.Dst, f.port, v.Proto)
-				touched += t.TouchIn(f.tag)
-			}
-		}
-		for i := range flows {
-			f := &flows[i]
-			if f.settled {
-				continue
-			}
-			h := conntrack.None
-			if f.independent {
-				_, h = t.ScanHolder(f.tag)
-			} else {
-				_, h = t.ScanIn(f.tag)
-			}
-			if f.settled = h == conntrack.None; !f.settled {
-				touched += uint64(t.Rec(h).Proto)
-			}
-		}
+		touched += w.expectPorts(sh, items, flows, round, true) + w.expectPorts(sh, items, flows, round, false)
 	}
 	for i := range flows {
-		if f := &flows[i]; f.independent {
+		if f := &flows[i]; f.independent && f.foreseen {
 			v := &items[f.item].v
 			touched += t.TouchIn(t.InTag(f.ext, v.Dst, f.port, v.Proto))
 		}
 	}
 	w.touched += touched
+}
+
+// expectPorts looks who has the next port of each flow of one kind of mapping that has found none yet.
+func (w *Worker) expectPorts(sh *shard, items []item, flows []newFlow, round int, independent bool) (touched uint64) {
+	t, m := sh.t, 0
+	for i := range flows {
+		f := &flows[i]
+		if f.settled || f.independent != independent {
+			continue
+		}
+		v := &items[f.item].v
+		f.port = f.ports[round]
+		if w.at[m] = uint8(i); independent {
+			w.tags[m] = t.HolderTag(f.ext, f.port, v.Proto)
+		} else {
+			w.tags[m] = t.InTag(f.ext, v.Dst, f.port, v.Proto)
+		}
+		m++
+	}
+	tags, hs := w.tags[:m], w.hs[:m]
+	if independent {
+		touched = t.LookupHolder(tags, hs)
+	} else {
+		touched = t.LookupIn(tags, hs)
+	}
+	for i, h := range hs {
+		flows[w.at[i]].settled = h == conntrack.None
+	}
+	return touched
 }
 
 // foresee finds the address and the ports that the allocator will look at, if so many flows get a random word before this
@@ -364,9 +354,9 @@ func (w *Worker) open1(p *packet.Packet, it *item, from AttachmentID, att *attac
 // relookup does for one packet what lookup did, for after the table has changed.
 func (w *Worker) relookup(sh *shard, it *item, side Side) {
 	if side == Inside {
-		_, it.h = sh.t.ScanOut(it.tag)
+		it.h = sh.t.CandidateOut(it.tag)
 	} else {
-		_, it.h = sh.t.ScanIn(it.tag)
+		it.h = sh.t.CandidateIn(it.tag)
 	}
 }
 

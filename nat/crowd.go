@@ -108,33 +108,19 @@ func (w *Worker) crowd(sh *shard, q *want, ext uint32) *crowd {
 // touchPorts loads what isFree will look at for the places from first up to last, at most maxBatch, so that their cache misses
 // overlap.
 func (w *Worker) touchPorts(sh *shard, q *want, ext, first, last uint32) {
-	var tags [maxBatch]uint32
-	var touched uint64
-	t := sh.t
-	for i := first; i < last; i++ {
-		if tag := &tags[i-first]; q.independent {
-			*tag = t.HolderTag(ext, uint16(q.span.port(i)), q.proto)
+	t, n := sh.t, last-first
+	for i := range n {
+		if port := uint16(q.span.port(first + i)); q.independent {
+			w.tags[i] = t.HolderTag(ext, port, q.proto)
 		} else {
-			*tag = t.InTag(ext, q.rem, uint16(q.span.port(i)), q.proto)
+			w.tags[i] = t.InTag(ext, q.rem, port, q.proto)
 		}
 	}
-	for _, tag := range tags[:last-first] {
-		if q.independent {
-			touched += t.TouchHolder(tag)
-		} else {
-			touched += t.TouchIn(tag)
-		}
+	if q.independent {
+		w.touched += t.LookupHolder(w.tags[:n], w.hs[:n])
+	} else {
+		w.touched += t.LookupIn(w.tags[:n], w.hs[:n])
 	}
-	for _, tag := range tags[:last-first] {
-		h := conntrack.None
-		if q.independent {
-			_, h = t.ScanHolder(tag)
-		} else {
-			_, h = t.ScanIn(tag)
-		}
-		touched += uint64(t.Rec(h).Proto)
-	}
-	w.touched += touched
 }
 
 func (c *crowd) mark(i uint32) {

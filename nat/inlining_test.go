@@ -21,12 +21,10 @@ func TestInlining(t *testing.T) {
 	for _, f := range []string{
 		"packet.(*Packet).Bytes", "packet.(*Packet).WireLen", "packet.(*Packet).Segments", "packet.Deltas.Plus", "packet.Deltas.Minus",
 		"packet.Deltas.Word", "packet.Deltas.Apply", "packet.Deltas.ApplyUDP", "conntrack.(*Table).OutTag", "conntrack.(*Table).InTag",
-		"conntrack.(*Table).TouchOut", "conntrack.(*Table).TouchIn", "conntrack.(*Table).TouchCount", "conntrack.(*Table).ScanOut",
-		"conntrack.(*Table).ScanIn", "conntrack.(*Table).Rec", "conntrack.(*Table).Count", "conntrack.(*Table).Timeout",
+		"conntrack.(*Table).Rec", "conntrack.(*Table).Count", "conntrack.(*Table).Timeout",
 		"conntrack.(*Record).OwnsOut", "conntrack.(*Record).OwnsIn", "conntrack.(*Record).Has", "(*Worker).current", "(*Worker).count",
 		"(*Engine).nextID", "(*Engine).shardOf", "(*Engine).shardOfPort", "(*owners).surelyRemote", "outPorts",
-		"packet.Deltas.Long", "conntrack.(*Table).MappingTag", "conntrack.(*Table).HolderTag", "conntrack.(*Table).TouchMapping",
-		"conntrack.(*Table).TouchHolder", "conntrack.(*Table).ScanMapping", "conntrack.(*Table).ScanHolder",
+		"packet.Deltas.Long", "conntrack.(*Table).MappingTag", "conntrack.(*Table).HolderTag",
 	} {
 		if !inlined[f] {
 			t.Errorf("%s is called", f)

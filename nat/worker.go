@@ -30,6 +30,9 @@ type Worker struct {
 
 	items   [maxBatch]item
 	flows   [maxBatch]newFlow
+	tags    [maxBatch]uint32 // of what is looked up together; at is whose they are, hs what is found
+	hs      [maxBatch]conntrack.Handle
+	at      [maxBatch]uint8
 	touched uint64
 	pieces  []packet.Packet
 
@@ -205,12 +208,12 @@ const foreseen = 3
 // newFlow is a packet that will make a session, between the steps of expect.
 type newFlow struct {
 	ext         uint32
-	tag         uint32
 	ports       [foreseen]uint16 // that the allocator will look at
 	port        uint16
 	item        uint8
 	independent bool
-	settled     bool // there is a port for it
+	foreseen    bool // ext and ports are known
+	settled     bool // there is a port for it, or none is looked for
 }
 
 type itemState uint8
