@@ -62,8 +62,7 @@ func (x index) away(ref, from, n uint32) uint32 {
 
 // home is the bucket where a search for a tag starts.
 func (x index) home(tag uint32) uint32 {
-	hi, _ := bits.Mul64(uint64(tag)<<32, uint64(len(x)))
-	return uint32(hi)
+	return uint32(uint64(tag) * uint64(len(x)) >> 32)
 }
 
 // low is what a bucket's tags have of a tag, refBits what its refs have.
@@ -132,11 +131,13 @@ func (x index) next(tag, pos uint32) (uint32, Handle) {
 // loaded, which the caller has to keep.
 func (x index) lookup(tags []uint32, hs []Handle) (touched uint64) {
 	hs = hs[:len(tags)]
-	for _, tag := range tags {
-		touched += x.touch(tag)
-	}
 	for i, tag := range tags {
 		n := x.home(tag)
+		hs[i] = Handle(n)
+		touched += x[n].tags[0]
+	}
+	for i, tag := range tags {
+		n := uint32(hs[i])
 		k := &x[n]
 		m := k.match(low(tag))
 		ref := k.refs[slot(bits.TrailingZeros64(m))] // any, if there is none

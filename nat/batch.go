@@ -39,44 +39,27 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 		n := bits.TrailingZeros64(shards)
 		shards &= shards - 1
 		sh := w.enter(n)
-		if missed := w.lookup(sh, items, att.side, uint8(n)); missed > 1 && att.side == Inside {
+		w.lookup(sh, items, att.side, uint8(n))
+		if att.side == Inside && w.missed(items, uint8(n)) > 1 {
 			w.expect(sh, items, att, uint8(n))
 		}
 		fresh := false // a slow packet may have moved what the lookups found
-		for i := range items {
-			it := &items[i]
-			if int(it.shard) != n {
-				continue
+		for i := 0; ; i++ {
+			if att.side == Inside {
+				i = w.hitsOut(sh, ps, vs, i, fresh, from, att)
+			} else {
+				i = w.hitsIn(sh, ps, vs, i, fresh, from, att)
 			}
-			w.cause = base + i
-			if it.state == fast {
-				if fresh {
-					w.enter(n)
-					w.relookup(sh, it, att.side)
-				}
-				v := Unset
-				switch {
-				case it.h == conntrack.None:
-				case att.side == Inside:
-					v = w.hitOut(sh, &ps[i], it, from, att)
-				default:
-					v = w.hitIn(sh, &ps[i], it, from, att)
-				}
-				if v != Unset {
-					vs[i] = w.count(v)
-					continue
-				}
+			if i == len(ps) {
+				break
 			}
-			switch it.state {
-			case pair:
-				vs[i] = w.count(w.swap(&ps[i], it, att))
-			case opens:
-				fresh = true
-				vs[i] = w.open1(&ps[i], it, from, att)
-			default:
-				fresh = true
+			fresh = true
+			if w.cause = base + i; items[i].state == opens {
+				vs[i] = w.open1(&ps[i], &items[i], from, att)
+			} else {
 				vs[i] = w.one(&ps[i], from, base+i)
 			}
+			w.enter(n)
 		}
 	}
 }
@@ -100,10 +83,11 @@ func (w *Worker) parse(ps []packet.Packet, items []item, router bool) {
 // place is the second half of it: tag, and shard. It returns the set of shards that the packets belong to; those for the
 // slow path are in the shard of their place among the others, or the first.
 func (w *Worker) place(items []item, att *attachment) (shards uint64) {
-	if w.pol.outOf.n > 0 || w.pol.restricted.n > 0 || len(w.e.shards) > 1 {
+	if w.mixed = w.pol.outOf.n > 0 || w.pol.restricted.n > 0 || len(w.e.shards) > 1; w.mixed {
 		return w.placeEach(items, att)
 	}
 	t := w.e.shards[0].t
+	tags := w.tags[:len(items)]
 	for i := range items {
 		it := &items[i]
 		it.shard = 0
@@ -112,9 +96,9 @@ func (w *Worker) place(items []item, att *attachment) (shards uint64) {
 			it.asked(att.side)
 		}
 		if att.side == Inside {
-			it.tag = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
+			tags[i] = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
 		} else {
-			it.tag = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
+			tags[i] = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
 		}
 	}
 	return 1
@@ -159,9 +143,9 @@ func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
 				}
 			}
 			if t := e.shards[it.shard].t; inside {
-				it.tag = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
+				w.tags[i] = t.OutTag(v.Src, v.Dst, outPorts(v), v.Proto)
 			} else {
-				it.tag = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
+				w.tags[i] = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
 			}
 		}
 		shards |= 1 << (it.shard & 63)
@@ -194,22 +178,35 @@ func (w *Worker) static(it *item, att *attachment) bool {
 }
 
 // lookup is the second and third stage for the packets of one shard.
-func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) (missed int) {
-	m := 0
+func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) {
+	if !w.mixed { // those for the slow path, too, with any tag: nobody looks at what is found for them
+		w.touched += find(sh, w.tags[:len(items)], w.hs[:len(items)], side)
+		return
+	}
+	q, m := &w.ask, 0
 	for i := range items {
 		if it := &items[i]; it.state == fast && it.shard == n {
-			w.tags[m], w.at[m] = it.tag, uint8(i)
+			q.tags[m], q.at[m] = w.tags[i], uint8(i)
 			m++
 		}
 	}
-	tags, hs := w.tags[:m], w.hs[:m]
-	if side == Inside {
-		w.touched += sh.t.LookupOut(tags, hs)
-	} else {
-		w.touched += sh.t.LookupIn(tags, hs)
+	w.touched += find(sh, q.tags[:m], q.hs[:m], side)
+	for i, h := range q.hs[:m] {
+		w.hs[q.at[i]] = h
 	}
-	for i, h := range hs {
-		if items[w.at[i]].h = h; h == conntrack.None {
+}
+
+func find(sh *shard, tags []uint32, hs []conntrack.Handle, side Side) (touched uint64) {
+	if side == Inside {
+		return sh.t.LookupOut(tags, hs)
+	}
+	return sh.t.LookupIn(tags, hs)
+}
+
+// missed is how many packets of a shard a lookup found nothing for.
+func (w *Worker) missed(items []item, n uint8) (missed int) {
+	for i, h := range w.hs[:len(items)] {
+		if h == conntrack.None && items[i].state == fast && items[i].shard == n {
 			missed++
 		}
 	}
@@ -224,7 +221,7 @@ func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) 
 	n, m := 0, 0
 	for i := range items {
 		it := &items[i]
-		if it.state != fast || it.shard != number || it.h != conntrack.None {
+		if it.state != fast || it.shard != number || w.hs[i] != conntrack.None {
 			continue
 		}
 		v := &it.v
@@ -237,16 +234,16 @@ func (w *Worker) expect(sh *shard, items []item, att *attachment, number uint8) 
 		k, _ := class(v.Proto)
 		f.item, f.settled, f.independent = uint8(i), false, w.pol.pools[pool].Mapping[k] == EndpointIndependent
 		if f.independent {
-			w.tags[m], w.at[m] = t.MappingTag(v.Src, v.SrcPort, it.pool, v.Proto), uint8(n)
+			w.ask.tags[m], w.ask.at[m] = t.MappingTag(v.Src, v.SrcPort, it.pool, v.Proto), uint8(n)
 			m++
 		}
 		n++
 	}
 	flows := w.flows[:n]
-	touched := t.TouchFree(n) + t.LookupMapping(w.tags[:m], w.hs[:m])
-	for i, h := range w.hs[:m] {
+	touched := t.TouchFree(n) + t.LookupMapping(w.ask.tags[:m], w.ask.hs[:m])
+	for i, h := range w.ask.hs[:m] {
 		if h != conntrack.None { // it has a port already
-			flows[w.at[i]].settled = true
+			flows[w.ask.at[i]].settled = true
 		}
 	}
 	words := uint32(0)
@@ -281,21 +278,21 @@ func (w *Worker) expectPorts(sh *shard, items []item, flows []newFlow, round int
 		}
 		v := &items[f.item].v
 		f.port = f.ports[round]
-		if w.at[m] = uint8(i); independent {
-			w.tags[m] = t.HolderTag(f.ext, f.port, v.Proto)
+		if w.ask.at[m] = uint8(i); independent {
+			w.ask.tags[m] = t.HolderTag(f.ext, f.port, v.Proto)
 		} else {
-			w.tags[m] = t.InTag(f.ext, v.Dst, f.port, v.Proto)
+			w.ask.tags[m] = t.InTag(f.ext, v.Dst, f.port, v.Proto)
 		}
 		m++
 	}
-	tags, hs := w.tags[:m], w.hs[:m]
+	tags, hs := w.ask.tags[:m], w.ask.hs[:m]
 	if independent {
 		touched = t.LookupHolder(tags, hs)
 	} else {
 		touched = t.LookupIn(tags, hs)
 	}
 	for i, h := range hs {
-		flows[w.at[i]].settled = h == conntrack.None
+		flows[w.ask.at[i]].settled = h == conntrack.None
 	}
 	return touched
 }
@@ -351,15 +348,6 @@ func (w *Worker) open1(p *packet.Packet, it *item, from AttachmentID, att *attac
 	return w.settle(&f, w.naptOut(&f, f.pool, owner{}), before)
 }
 
-// relookup does for one packet what lookup did, for after the table has changed.
-func (w *Worker) relookup(sh *shard, it *item, side Side) {
-	if side == Inside {
-		it.h = sh.t.CandidateOut(it.tag)
-	} else {
-		it.h = sh.t.CandidateIn(it.tag)
-	}
-}
-
 // outPorts is the port word of an outbound tuple.
 func outPorts(v *packet.View) uint32 {
 	if v.Proto == packet.ICMP {
@@ -368,149 +356,218 @@ func outPorts(v *packet.View) uint32 {
 	return uint32(v.SrcPort)<<16 | uint32(v.DstPort)
 }
 
-// hitOut translates a packet of an established session, of which it.h is a candidate, on its way out, or returns Unset,
-// having done nothing.
-func (w *Worker) hitOut(sh *shard, p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
-	v, r := &it.v, sh.t.Rec(it.h)
-	if ports := outPorts(v); !r.OwnsOut(v.Src, v.Dst, ports, v.Proto) {
-		h := sh.t.FindOut(it.tag, v.Src, v.Dst, ports, v.Proto)
-		if h == conntrack.None {
-			return Unset
-		}
-		it.h, r = h, sh.t.Rec(h)
-	}
-	if r.Attachment != uint16(from) || !w.current(sh.t, r) { // another attachment: its source is to be checked
-		return Unset
-	}
-	b := p.Buf[p.Off : p.Off+p.Len]
-	l4 := b[v.L4:]
-	_, _ = b[19], l4[7]
-	tracked := r.Has(conntrack.Replied)
-	switch {
-	case v.Proto == packet.TCP:
-		_ = l4[19]
-		tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.Out,
-			be.Uint32(l4[4:]), be.Uint32(l4[8:]), uint32(len(l4)-int(l4[12]>>4)*4), be.Uint16(l4[14:]), w.tick)
-	case tracked: // RFC 4787 REQ-6
-		r.LastSeen = w.tick
-	}
-	if tracked {
-		if c := sh.t.Count(it.h); c != nil {
-			sh.countOne(c, it.h, conntrack.Out, v.Total)
-		}
-	} else if !w.trackSlowly(sh, p, it, conntrack.Out, from, att) {
-		return DropOutOfWindow
-	}
-	addr := packet.NoDeltas.Plus(packet.Delta(r.Delta))
-	be.PutUint32(b[12:], r.Ext)
-	ip := addr
-	if att.router {
-		b[8]--
-		ip = ip.Plus(ttlStep)
-	}
-	if !v.DF {
-		id := w.e.nextID(r.Ext, v.Dst, v.Proto, p.Segments())
-		ip = ip.Word(v.ID, id)
-		be.PutUint16(b[4:], id)
-	}
-	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
-	if v.Proto == packet.ICMP {
-		rewriteQuery(l4, r.ExtPort, packet.Delta16(r.InPort, r.ExtPort))
-		return Outbound
-	}
-	be.PutUint16(l4, r.ExtPort)
-	both := addr.Word(r.InPort, r.ExtPort)
-	switch {
-	case p.Offload.Csum == packet.CsumPartial:
-		w.adjustPartial(v, l4, addr)
-	case v.Proto == packet.UDP:
-		be.PutUint16(l4[6:], both.ApplyUDP(be.Uint16(l4[6:])))
-	default:
-		_ = l4[17]
-		be.PutUint16(l4[16:], both.Apply(be.Uint16(l4[16:])))
-		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
-			clampMSS(l4, w.pol.mssClamp, false)
-		}
-	}
-	return Outbound
+// ipOf, tcpOf and shortOf are the headers of a packet that Parse has found whole; shortOf the eight bytes that
+// any transport has.
+func ipOf(p *packet.Packet) *[20]byte { return (*[20]byte)(p.Buf[p.Off : p.Off+20 : p.Off+20]) }
+
+func tcpOf(p *packet.Packet, v *packet.View) *[20]byte {
+	at := p.Off + int(v.L4)
+	return (*[20]byte)(p.Buf[at : at+20 : at+20])
 }
 
-// hitIn is hitOut for the way in.
-func (w *Worker) hitIn(sh *shard, p *packet.Packet, it *item, from AttachmentID, att *attachment) Verdict {
-	v, r := &it.v, sh.t.Rec(it.h)
-	remPort := v.SrcPort
-	if v.Proto == packet.ICMP {
-		remPort = 0
-	}
-	// Another candidate, or a session that is not the first of its mapping's to this address: the slow path knows.
-	if !r.OwnsIn(v.Src, v.Dst, uint32(remPort)<<16|uint32(v.DstPort), v.Proto) {
-		h, _ := sh.t.FindIn(it.tag, v.Dst, v.Src, v.DstPort, remPort, v.Proto)
-		if h == conntrack.None {
-			return Unset
-		}
-		it.h, r = h, sh.t.Rec(h)
-	}
-	if !w.current(sh.t, r) {
-		return Unset
-	}
-	b := p.Buf[p.Off : p.Off+p.Len]
-	l4 := b[v.L4:]
-	_, _ = b[19], l4[7]
-	tracked := r.Has(conntrack.Replied)
-	switch {
-	case v.Proto == packet.TCP:
-		_ = l4[19]
-		tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.In,
-			be.Uint32(l4[4:]), be.Uint32(l4[8:]), uint32(len(l4)-int(l4[12]>>4)*4), be.Uint16(l4[14:]), w.tick)
-	case tracked && w.pol.pools[r.Pool].InboundRefresh: // RFC 4787 REQ-6
-		r.LastSeen = w.tick
-	}
-	if tracked {
-		if c := sh.t.Count(it.h); c != nil {
-			sh.countOne(c, it.h, conntrack.In, v.Total)
-		}
-	} else if !w.trackSlowly(sh, p, it, conntrack.In, from, att) {
-		return DropOutOfWindow
-	}
-	addr := packet.NoDeltas.Minus(packet.Delta(r.Delta))
-	be.PutUint32(b[16:], r.In)
-	ip := addr
-	if att.router {
-		b[8]--
-		ip = ip.Plus(ttlStep)
-	}
-	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
-	if v.Proto == packet.ICMP {
-		rewriteQuery(l4, r.InPort, packet.Delta16(r.ExtPort, r.InPort))
-		return Inbound
-	}
-	be.PutUint16(l4[2:], r.InPort)
-	both := addr.Word(r.ExtPort, r.InPort)
-	switch {
-	case p.Offload.Csum == packet.CsumPartial:
-		w.adjustPartial(v, l4, addr)
-	case v.Proto == packet.UDP:
-		be.PutUint16(l4[6:], both.ApplyUDP(be.Uint16(l4[6:])))
-	default:
-		_ = l4[17]
-		be.PutUint16(l4[16:], both.Apply(be.Uint16(l4[16:])))
-		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
-			clampMSS(l4, w.pol.mssClamp, false)
-		}
-	}
-	return Inbound
+func shortOf(p *packet.Packet, v *packet.View) *[8]byte {
+	at := p.Off + int(v.L4)
+	return (*[8]byte)(p.Buf[at : at+8 : at+8])
 }
 
-// adjustPartial changes the sum over the pseudo-header in a TCP or UDP header.
-func (w *Worker) adjustPartial(v *packet.View, l4 []byte, addr packet.Deltas) {
+// hitsOut translates packets of a shard on their way out, from number i on, as long as they are of established sessions or
+// 1:1. It returns the number of the first that is something else, of which nothing has been done yet. fresh says that what
+// the lookup found may not be right any more.
+func (w *Worker) hitsOut(sh *shard, ps []packet.Packet, vs []Verdict, i int, fresh bool, from AttachmentID, att *attachment) int {
+	hits := uint32(0)
+	for ; i < len(ps); i++ {
+		p, it := &ps[i], &w.items[i&(maxBatch-1)]
+		v := &it.v
+		if int(it.shard) != sh.number {
+			continue
+		}
+		if it.state != fast {
+			if it.state == pair {
+				vs[i] = w.count(w.swap(p, it, att))
+				continue
+			}
+			break
+		}
+		h, ports := w.hs[i&(maxBatch-1)], outPorts(v)
+		if fresh {
+			h = sh.t.CandidateOut(w.tags[i&(maxBatch-1)])
+		}
+		r := sh.t.Rec(h)
+		if h == conntrack.None || !r.OwnsOut(v.Src, v.Dst, ports, v.Proto) {
+			h = sh.t.FindOut(sh.t.OutTag(v.Src, v.Dst, ports, v.Proto), v.Src, v.Dst, ports, v.Proto)
+			if h == conntrack.None {
+				break
+			}
+			r = sh.t.Rec(h)
+		}
+		if r.Attachment != uint16(from) || !w.current(sh.t, r) { // another attachment: its source is to be checked
+			break
+		}
+		tracked := r.Has(conntrack.Replied)
+		if v.Proto == packet.TCP {
+			b := tcpOf(p, v)
+			tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.Out,
+				be.Uint32(b[4:8]), be.Uint32(b[8:12]), uint32(v.Total)-uint32(v.L4)-uint32(b[12]>>4)*4, be.Uint16(b[14:16]), w.tick)
+		} else if tracked { // RFC 4787 REQ-6
+			r.LastSeen = w.tick
+		}
+		if tracked {
+			if c := sh.t.Count(h); c != nil {
+				sh.countOne(c, h, conntrack.Out, v.Total)
+			}
+		} else if !w.trackSlowly(sh, p, v, h, conntrack.Out, from, att) {
+			vs[i] = w.count(DropOutOfWindow)
+			continue
+		}
+		b, addr := ipOf(p), packet.NoDeltas.Plus(packet.Delta(r.Delta))
+		ip := addr
+		be.PutUint32(b[12:16], r.Ext)
+		if att.router {
+			b[8] = v.TTL - 1
+			ip = ip.Plus(ttlStep)
+		}
+		if !v.DF {
+			at, n := w.e.idOf(r.Ext, v.Dst, v.Proto), p.Segments()
+			id, ok := sh.ownID(at, n)
+			if !ok {
+				id = sh.claimID(w.e, at, n)
+			}
+			ip = ip.Word(v.ID, id)
+			be.PutUint16(b[4:6], id)
+		}
+		be.PutUint16(b[10:12], ip.Apply(be.Uint16(b[10:12])))
+		switch both := addr.Word(r.InPort, r.ExtPort); {
+		case v.Proto == packet.ICMP:
+			rewriteQuery(p.Bytes()[v.L4:], r.ExtPort, packet.Delta16(r.InPort, r.ExtPort))
+		case v.Proto == packet.UDP:
+			l4 := shortOf(p, v)
+			if be.PutUint16(l4[0:2], r.ExtPort); plain(p, v) {
+				be.PutUint16(l4[6:8], both.ApplyUDP(be.Uint16(l4[6:8])))
+			} else {
+				w.seal(p, v, addr, both)
+			}
+		default:
+			l4 := tcpOf(p, v)
+			if be.PutUint16(l4[0:2], r.ExtPort); plain(p, v) {
+				be.PutUint16(l4[16:18], both.Apply(be.Uint16(l4[16:18])))
+			} else {
+				w.seal(p, v, addr, both)
+			}
+		}
+		vs[i] = Outbound
+		hits++
+	}
+	w.countMany(Outbound, hits)
+	return i
+}
+
+// hitsIn is hitsOut for the way in.
+func (w *Worker) hitsIn(sh *shard, ps []packet.Packet, vs []Verdict, i int, fresh bool, from AttachmentID, att *attachment) int {
+	hits := uint32(0)
+	for ; i < len(ps); i++ {
+		p, it := &ps[i], &w.items[i&(maxBatch-1)]
+		v := &it.v
+		if int(it.shard) != sh.number {
+			continue
+		}
+		if it.state != fast {
+			if it.state == pair {
+				vs[i] = w.count(w.swap(p, it, att))
+				continue
+			}
+			break
+		}
+		h, remPort := w.hs[i&(maxBatch-1)], v.SrcPort
+		if v.Proto == packet.ICMP {
+			remPort = 0
+		}
+		if fresh {
+			h = sh.t.CandidateIn(w.tags[i&(maxBatch-1)])
+		}
+		r := sh.t.Rec(h)
+		// Another candidate, or a session that is not the first of its mapping's to this address.
+		if h == conntrack.None || !r.OwnsIn(v.Src, v.Dst, uint32(remPort)<<16|uint32(v.DstPort), v.Proto) {
+			h, _ = sh.t.FindIn(sh.t.InTag(v.Dst, v.Src, v.DstPort, v.Proto), v.Dst, v.Src, v.DstPort, remPort, v.Proto)
+			if h == conntrack.None {
+				break
+			}
+			r = sh.t.Rec(h)
+		}
+		if !w.current(sh.t, r) {
+			break
+		}
+		tracked := r.Has(conntrack.Replied)
+		if v.Proto == packet.TCP {
+			b := tcpOf(p, v)
+			tracked = v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) == packet.ACK && r.TrackData(conntrack.In,
+				be.Uint32(b[4:8]), be.Uint32(b[8:12]), uint32(v.Total)-uint32(v.L4)-uint32(b[12]>>4)*4, be.Uint16(b[14:16]), w.tick)
+		} else if tracked && w.pol.pools[r.Pool].InboundRefresh { // RFC 4787 REQ-6
+			r.LastSeen = w.tick
+		}
+		if tracked {
+			if c := sh.t.Count(h); c != nil {
+				sh.countOne(c, h, conntrack.In, v.Total)
+			}
+		} else if !w.trackSlowly(sh, p, v, h, conntrack.In, from, att) {
+			vs[i] = w.count(DropOutOfWindow)
+			continue
+		}
+		b, addr := ipOf(p), packet.NoDeltas.Minus(packet.Delta(r.Delta))
+		ip := addr
+		be.PutUint32(b[16:20], r.In)
+		if att.router {
+			b[8] = v.TTL - 1
+			ip = ip.Plus(ttlStep)
+		}
+		be.PutUint16(b[10:12], ip.Apply(be.Uint16(b[10:12])))
+		switch both := addr.Word(r.ExtPort, r.InPort); {
+		case v.Proto == packet.ICMP:
+			rewriteQuery(p.Bytes()[v.L4:], r.InPort, packet.Delta16(r.ExtPort, r.InPort))
+		case v.Proto == packet.UDP:
+			l4 := shortOf(p, v)
+			if be.PutUint16(l4[2:4], r.InPort); plain(p, v) {
+				be.PutUint16(l4[6:8], both.ApplyUDP(be.Uint16(l4[6:8])))
+			} else {
+				w.seal(p, v, addr, both)
+			}
+		default:
+			l4 := tcpOf(p, v)
+			if be.PutUint16(l4[2:4], r.InPort); plain(p, v) {
+				be.PutUint16(l4[16:18], both.Apply(be.Uint16(l4[16:18])))
+			} else {
+				w.seal(p, v, addr, both)
+			}
+		}
+		vs[i] = Inbound
+		hits++
+	}
+	w.countMany(Inbound, hits)
+	return i
+}
+
+// seal brings the checksum of a segment or datagram up to date where there is more to it than that: one over the pseudo-header
+// alone, or a SYN, whose MSS may be clamped. addr is the change of the addresses, both that with the ports.
+func (w *Worker) seal(p *packet.Packet, v *packet.View, addr, both packet.Deltas) {
+	partial := p.Offload.Csum == packet.CsumPartial
 	if v.Proto == packet.UDP {
-		be.PutUint16(l4[6:], addr.Delta().ApplyPartial(be.Uint16(l4[6:])))
+		l4 := shortOf(p, v)
+		be.PutUint16(l4[6:8], addr.Delta().ApplyPartial(be.Uint16(l4[6:8])))
 		return
 	}
-	be.PutUint16(l4[16:], addr.Delta().ApplyPartial(be.Uint16(l4[16:])))
-	if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
-		clampMSS(l4, w.pol.mssClamp, true)
+	l4 := tcpOf(p, v)
+	if sum := be.Uint16(l4[16:18]); partial {
+		be.PutUint16(l4[16:18], addr.Delta().ApplyPartial(sum))
+	} else {
+		be.PutUint16(l4[16:18], both.Apply(sum))
 	}
+	if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
+		clampMSS(p.Bytes()[v.L4:], w.pol.mssClamp, partial)
+	}
+}
+
+// plain reports whether the checksum of a packet changes with its addresses and ports, and that is all.
+func plain(p *packet.Packet, v *packet.View) bool {
+	return p.Offload.Csum != packet.CsumPartial && (v.Proto != packet.TCP || v.Flags&packet.SYN == 0)
 }
 
 // current reports whether r is alive, under the policy that it was last looked at with, and translates to the other side.
@@ -519,12 +576,12 @@ func (w *Worker) current(t *conntrack.Table, r *conntrack.Record) bool {
 }
 
 // trackSlowly is track for what no short cut knows. It books what it drops.
-func (w *Worker) trackSlowly(sh *shard, p *packet.Packet, it *item, d conntrack.Dir, from AttachmentID, att *attachment) bool {
-	f := flow{p: p, v: it.v, from: from, att: att, length: p.Len - int(it.v.L4)}
-	if w.track(&f, sh, it.h, d) {
+func (w *Worker) trackSlowly(sh *shard, p *packet.Packet, v *packet.View, h conntrack.Handle, d conntrack.Dir, from AttachmentID, att *attachment) bool {
+	f := flow{p: p, v: *v, from: from, att: att, length: p.Len - int(v.L4)}
+	if w.track(&f, sh, h, d) {
 		return true
 	}
-	sh.books.pools[sh.t.Rec(it.h).Pool].drop(Direction(d), Traffic{1, uint64(it.v.Total)})
+	sh.books.pools[sh.t.Rec(h).Pool].drop(Direction(d), Traffic{1, uint64(v.Total)})
 	return false
 }
 
@@ -539,35 +596,31 @@ func (sh *shard) countOne(c *conntrack.Count, h conntrack.Handle, d conntrack.Di
 // swap is the whole of a 1:1 translation of a query, a segment or a datagram, to an address that needs no other look.
 func (w *Worker) swap(p *packet.Packet, it *item, att *attachment) Verdict {
 	v, to := &it.v, it.other
-	b := p.Buf[p.Off : p.Off+p.Len]
-	l4 := b[v.L4:]
-	_, _ = b[19], l4[7]
+	b := ipOf(p)
 	verdict, addr := StaticOutbound, packet.NoDeltas
 	if att.side == Inside {
 		addr = addr.Long(v.Src, to)
-		be.PutUint32(b[12:], to)
+		be.PutUint32(b[12:16], to)
 	} else {
 		verdict, addr = StaticInbound, addr.Long(v.Dst, to)
-		be.PutUint32(b[16:], to)
+		be.PutUint32(b[16:20], to)
 	}
 	ip := addr
 	if att.router {
-		b[8]--
+		b[8] = v.TTL - 1
 		ip = ip.Plus(ttlStep)
 	}
-	be.PutUint16(b[10:], ip.Apply(be.Uint16(b[10:])))
+	be.PutUint16(b[10:12], ip.Apply(be.Uint16(b[10:12])))
 	switch {
 	case v.Proto == packet.ICMP: // no pseudo-header
-	case p.Offload.Csum == packet.CsumPartial:
-		w.adjustPartial(v, l4, addr)
-	case v.Proto == packet.UDP:
-		be.PutUint16(l4[6:], addr.ApplyUDP(be.Uint16(l4[6:])))
+	case !plain(p, v):
+		w.seal(p, v, addr, addr)
+	case v.Proto == packet.TCP:
+		l4 := tcpOf(p, v)
+		be.PutUint16(l4[16:18], addr.Apply(be.Uint16(l4[16:18])))
 	default:
-		_ = l4[17]
-		be.PutUint16(l4[16:], addr.Apply(be.Uint16(l4[16:])))
-		if v.Flags&packet.SYN != 0 && w.pol.mssClamp != 0 {
-			clampMSS(l4, w.pol.mssClamp, false)
-		}
+		l4 := shortOf(p, v)
+		be.PutUint16(l4[6:8], addr.ApplyUDP(be.Uint16(l4[6:8])))
 	}
 	return verdict
 }

@@ -111,15 +111,15 @@ func (w *Worker) touchPorts(sh *shard, q *want, ext, first, last uint32) {
 	t, n := sh.t, last-first
 	for i := range n {
 		if port := uint16(q.span.port(first + i)); q.independent {
-			w.tags[i] = t.HolderTag(ext, port, q.proto)
+			w.ask.tags[i] = t.HolderTag(ext, port, q.proto)
 		} else {
-			w.tags[i] = t.InTag(ext, q.rem, port, q.proto)
+			w.ask.tags[i] = t.InTag(ext, q.rem, port, q.proto)
 		}
 	}
 	if q.independent {
-		w.touched += t.LookupHolder(w.tags[:n], w.hs[:n])
+		w.touched += t.LookupHolder(w.ask.tags[:n], w.ask.hs[:n])
 	} else {
-		w.touched += t.LookupIn(w.tags[:n], w.hs[:n])
+		w.touched += t.LookupIn(w.ask.tags[:n], w.ask.hs[:n])
 	}
 }
 

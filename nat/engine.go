@@ -59,7 +59,9 @@ type shard struct {
 	crowds crowds
 	events ring
 	books  poolBooks
-	_      [64]byte // no two shards' locks in one cache line
+	ids    [1 << 12]uint32 // the next IP identification of the shard's block of each counter; none at a multiple of idBlock
+	alone  int             // 1 if there is no other shard
+	_      [64]byte        // no two shards' locks in one cache line
 }
 
 // mustBeMade stops the use of an Engine that New did not make, before anything less clear happens.
@@ -192,7 +194,7 @@ func (c Config) assemble(k *kept, seed [32]byte, generation uint32) (*Engine, er
 			return nil, err
 		}
 		sh := &e.shards[i]
-		sh.t, sh.number, sh.crowds = t, i, newCrowds(c.Sessions/c.Shards)
+		sh.t, sh.number, sh.crowds, sh.alone = t, i, newCrowds(c.Sessions/c.Shards), 1/len(e.shards)
 		sh.events.lost = &k.odd.eventsLost
 		var s [32]byte
 		for j := range 4 {

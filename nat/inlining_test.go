@@ -23,7 +23,7 @@ func TestInlining(t *testing.T) {
 		"packet.Deltas.Word", "packet.Deltas.Apply", "packet.Deltas.ApplyUDP", "conntrack.(*Table).OutTag", "conntrack.(*Table).InTag",
 		"conntrack.(*Table).Rec", "conntrack.(*Table).Count", "conntrack.(*Table).Timeout",
 		"conntrack.(*Record).OwnsOut", "conntrack.(*Record).OwnsIn", "conntrack.(*Record).Has", "(*Worker).current", "(*Worker).count",
-		"(*Engine).nextID", "(*Engine).shardOf", "(*Engine).shardOfPort", "(*owners).surelyRemote", "outPorts",
+		"(*shard).ownID", "(*Engine).idOf", "ipOf", "tcpOf", "shortOf", "plain", "(*Engine).shardOf", "(*Engine).shardOfPort", "(*owners).surelyRemote", "outPorts",
 		"packet.Deltas.Long", "conntrack.(*Table).MappingTag", "conntrack.(*Table).HolderTag",
 	} {
 		if !inlined[f] {

@@ -374,12 +374,48 @@ func (w *Worker) staticIn(f *flow, in uint32) Verdict {
 	return w.finish(f, StaticInbound, Inside)
 }
 
-// nextID takes n IP identifications for packets from ext to dst (F-7, RFC 6864 section 5.3.1).
-func (e *Engine) nextID(ext, dst uint32, proto uint8, n int) uint16 {
+// idBlock is how many IP identifications a shard takes at a time of those that all shards share.
+const idBlock = 16
+
+// idOf is the counter for packets from ext to dst.
+func (e *Engine) idOf(ext, dst uint32, proto uint8) uint64 {
 	x := (uint64(ext)<<32 | uint64(dst)) ^ uint64(proto)<<24 ^ e.key[1]
-	x *= 0x9e3779b97f4a7c15
-	return uint16(e.kept.ids[x>>52].Add(uint32(n)) - uint32(n))
+	return x * 0x9e3779b97f4a7c15 >> 52
 }
+
+// ownID takes n IP identifications of counter i, if n is 1 and the shard has one and is alone; otherwise claimID does.
+func (sh *shard) ownID(i uint64, n int) (id uint16, ok bool) {
+	next := sh.ids[i]
+	if next%idBlock == 0 || n != sh.alone {
+		return 0, false
+	}
+	sh.ids[i] = next + 1
+	return uint16(next), true
+}
+
+// claimID takes n IP identifications of counter i (F-7, RFC 6864 section 5.3.1). The counters of the engine are shared; a
+// shard, whose lock is held, takes a block of one and goes on by itself, unless the others come around to it meanwhile.
+func (sh *shard) claimID(e *Engine, i uint64, n int) uint16 {
+	all, id := &e.kept.ids[i], sh.ids[i]
+	if !ownBlock(all.Load(), id, n) {
+		blocks := (uint32(n) + idBlock - 1) / idBlock * idBlock
+		id = (all.Add(blocks) - blocks) &^ (idBlock - 1)
+	}
+	sh.ids[i] = id + uint32(n)
+	return uint16(id)
+}
+
+// peekID is what claimID would return.
+func (sh *shard) peekID(e *Engine, i uint64, n int) uint16 {
+	all, id := e.kept.ids[i].Load(), sh.ids[i]
+	if ownBlock(all, id, n) {
+		return uint16(id)
+	}
+	return uint16(all &^ (idBlock - 1))
+}
+
+// ownBlock reports whether the next identification id of the shard can be taken for n; all is the counter.
+func ownBlock(all, id uint32, n int) bool { return n == 1 && id%idBlock != 0 && all-id < 1<<15 }
 
 // outwardOf is the change of a session for this flow, on the way out.
 func (w *Worker) outwardOf(f *flow, r *conntrack.Record) change {

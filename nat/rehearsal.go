@@ -134,12 +134,12 @@ func (w *Worker) countDestination(a, b uint64, limit int) tallied {
 	return w.e.dests.look(a, b, limit)
 }
 
-// newID takes n IP identifications for packets from ext to dst.
+// newID takes n IP identifications for packets from ext to dst, in the shard that is held.
 func (w *Worker) newID(ext, dst uint32, proto uint8, n int) uint16 {
 	if w.why != nil {
-		n = 0
+		return w.held.peekID(w.e, w.e.idOf(ext, dst, proto), n)
 	}
-	return w.e.nextID(ext, dst, proto, n)
+	return w.held.claimID(w.e, w.e.idOf(ext, dst, proto), n)
 }
 
 // mayEmit reports whether the engine may make one more ICMP error.

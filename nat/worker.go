@@ -30,9 +30,10 @@ type Worker struct {
 
 	items   [maxBatch]item
 	flows   [maxBatch]newFlow
-	tags    [maxBatch]uint32 // of what is looked up together; at is whose they are, hs what is found
-	hs      [maxBatch]conntrack.Handle
-	at      [maxBatch]uint8
+	tags    [maxBatch]uint32           // of the items
+	hs      [maxBatch]conntrack.Handle // what a lookup has found for each
+	mixed   bool                       // not all items are for one shard, or for a lookup
+	ask     questions
 	touched uint64
 	pieces  []packet.Packet
 
@@ -107,6 +108,14 @@ func (w *Worker) end() {
 	w.seen = 0
 	if n := len(w.emitted); n > 0 {
 		w.counters.emitted.Add(uint64(n))
+	}
+}
+
+// countMany counts n packets with one verdict.
+func (w *Worker) countMany(v Verdict, n uint32) {
+	if n > 0 {
+		w.batch[v] += n
+		w.seen |= 1 << v
 	}
 }
 
@@ -191,11 +200,16 @@ func (e *Engine) NextTimer() (at time.Duration, ok bool) {
 // idleTick is how long Tick may be left alone when there is nothing to do, in ticks.
 const idleTick = 1000
 
+// questions are what is looked up together: the tags, whose they are, and what is found.
+type questions struct {
+	tags [maxBatch]uint32
+	at   [maxBatch]uint8
+	hs   [maxBatch]conntrack.Handle
+}
+
 // item is a packet of a batch between its stages.
 type item struct {
 	v     packet.View
-	tag   uint32
-	h     conntrack.Handle
 	other uint32 // the address that a pair is translated to
 	pool  uint16 // of one that opens a session
 	shard uint8

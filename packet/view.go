@@ -2,6 +2,8 @@
 
 package packet
 
+import "math/bits"
+
 // Protocol numbers (IANA) that have their own handling.
 const (
 	ICMP    = 1
@@ -137,11 +139,10 @@ func (v *View) Parse(b []byte) Fault {
 		return BadLength
 	}
 	if ihl == 20 {
-		// The sum of ten words, as five 32-bit ones. What is right is a multiple of 0xffff.
-		s := x>>32 + x&0xffffffff + y>>32 + y&0xffffffff + uint64(dst)
-		s = s>>32 + s&0xffffffff
-		s = s>>16 + s&0xffff
-		if uint16(s>>16+s) != 0xffff {
+		// The sum of ten words, four at a time with end-around carry, is to be a multiple of 0xffff, as 1<<64 - 1 is.
+		s, c := bits.Add64(x, y, 0)
+		s, c = bits.Add64(s, uint64(dst), c)
+		if (s+c)%0xffff != 0 {
 			return BadHeaderChecksum
 		}
 	} else if fault := options(b[:ihl]); fault != OK {
