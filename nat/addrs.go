@@ -139,7 +139,7 @@ func (t *owners) of(a uint32) owner {
 	return ownerOf(n)
 }
 
-// addrMap is a flat hash table from address to address; 0.0.0.0 is neither.
+// addrMap is a flat hash table from address to address, at most half full; 0.0.0.0 is neither.
 type addrMap struct {
 	slots []uint64
 	key   uint64
@@ -147,7 +147,7 @@ type addrMap struct {
 }
 
 func newAddrMap(n int, key uint64) addrMap {
-	return addrMap{slots: make([]uint64, n+n/2+8), key: key}
+	return addrMap{slots: make([]uint64, 2*n+8), key: key}
 }
 
 func (m *addrMap) home(a uint32) uint32 {
@@ -165,6 +165,14 @@ func (m *addrMap) insert(from, to uint32) {
 	}
 	m.slots[pos] = uint64(from)<<32 | uint64(to)
 	m.n++
+}
+
+// touch loads the slot where a search for a starts.
+func (m *addrMap) touch(a uint32) uint64 {
+	if m.n == 0 {
+		return 0
+	}
+	return m.slots[m.home(a)]
 }
 
 // get is what a maps to, or 0.

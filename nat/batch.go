@@ -116,6 +116,17 @@ func (it *item) asked(side Side) {
 func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
 	pol, e := w.pol, w.e
 	sharded, inside := len(e.shards) > 1, att.side == Inside
+	if pol.outOf.n > 0 {
+		var touched uint64
+		for i := range items {
+			if v := &items[i].v; inside {
+				touched += pol.alwaysOut.touch(v.Src)
+			} else {
+				touched += pol.inOf.touch(v.Dst)
+			}
+		}
+		w.touched += touched
+	}
 	for i := range items {
 		it := &items[i]
 		it.shard = 0
@@ -189,6 +200,9 @@ func (w *Worker) lookup(sh *shard, items []item, side Side, n uint8) {
 			q.tags[m], q.at[m] = w.tags[i], uint8(i)
 			m++
 		}
+	}
+	if m == 0 {
+		return
 	}
 	w.touched += find(sh, q.tags[:m], q.hs[:m], side)
 	for i, h := range q.hs[:m] {

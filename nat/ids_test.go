@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestF7_Shards: shards take IP identifications of one counter in any order and number, and one may stop for long; none is given
+// TestIDs: shards take IP identifications of one counter in any order and number, and one may stop for long; none is given
 // out again before half of them have been, and a shard that is alone takes each in turn.
-func TestF7_Shards(t *testing.T) {
+func TestIDs(t *testing.T) {
 	all := netip.MustParsePrefix("10.0.0.0/8")
 	p := &Policy{
 		Inside: []netip.Prefix{all}, Routes: []Route{{Source: all, Pool: "pool"}},
