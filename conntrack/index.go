@@ -31,7 +31,7 @@ type bucket struct {
 }
 
 const (
-	handleMask = MaxSessions - 1
+	handleMask = MaxSessions
 	tagBits    = 3 << 28
 	oneAway    = 1 << 30
 	onePassed  = 1 << 32

@@ -48,7 +48,7 @@ func TestIndexAgainstMap(t *testing.T) {
 				tag := map[Handle]uint32{}
 				next := Handle(1)
 				if r.IntN(2) == 0 {
-					next = MaxSessions - 4000 // the largest there are
+					next = MaxSessions - 3999 // up to the largest there is
 				}
 				for step := range 4000 {
 					var some Handle

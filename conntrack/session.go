@@ -50,15 +50,19 @@ func (t *Table) inTag(r *Record) uint32 { return t.InTag(r.Ext, r.Rem, r.ExtPort
 // join puts h into the list of its mapping: behind the Head of its remote address, or else before the first session.
 func (t *Table) join(h Handle) {
 	d := &t.recs[h]
-	after := t.head(d)
+	exts := t.HolderTag(d.Ext, d.ExtPort, d.Proto)
+	pos, first := t.exts.first(exts)
+	for first != None && !t.recs[first].ownsExt(d.Ext, d.ExtPort, d.Proto) {
+		pos, first = t.exts.next(exts, pos+1)
+	}
+	after := None
+	if first != None {
+		after = t.head(d)
+	}
 	if after == None {
 		d.Bits |= Head
 		t.in.insert(t.inTag(d), h)
-		ends, exts := t.MappingTag(d.In, d.InPort, d.Pool, d.Proto), t.HolderTag(d.Ext, d.ExtPort, d.Proto)
-		pos, first := t.exts.first(exts)
-		for first != None && !t.recs[first].ownsExt(d.Ext, d.ExtPort, d.Proto) {
-			pos, first = t.exts.next(exts, pos+1)
-		}
+		ends := t.MappingTag(d.In, d.InPort, d.Pool, d.Proto)
 		if first == None {
 			t.ends.insertFirst(ends, h)
 			t.exts.insert(exts, h)

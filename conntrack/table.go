@@ -8,8 +8,8 @@ import (
 	"math/bits"
 )
 
-// MaxSessions is the largest Config.Sessions.
-const MaxSessions = 1 << 28
+// MaxSessions is the largest Config.Sessions: the indexes keep Handles of 28 bits.
+const MaxSessions = 1<<28 - 1
 
 // Config sizes a Table.
 type Config struct {
