@@ -33,8 +33,7 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 		return
 	}
 	att := &pol.atts[from]
-	w.parse(ps, items, att.router)
-	shards := w.place(items, att)
+	shards := w.parse(ps, items, att)
 	for shards != 0 {
 		n := bits.TrailingZeros64(shards)
 		shards &= shards - 1
@@ -64,34 +63,27 @@ func (w *Worker) stages(ps []packet.Packet, from AttachmentID, vs []Verdict, bas
 	}
 }
 
-// parse is the first stage: those that a lookup may do are fast.
-func (w *Worker) parse(ps []packet.Packet, items []item, router bool) {
+// parse is the first stage: those that a lookup may do are fast, and have a tag and a shard. It returns the set of shards that
+// the packets belong to; those for the slow path are in the shard of their place among the others, or the first.
+func (w *Worker) parse(ps []packet.Packet, items []item, att *attachment) (shards uint64) {
 	minTTL, maxLen := uint8(0), w.pol.minMTU
-	if router {
+	if att.router {
 		minTTL = 2
 	}
+	w.mixed = w.pol.outOf.n > 0 || w.pol.restricted.n > 0 || len(w.e.shards) > 1
+	t, tags := w.e.shards[0].t, w.tags[:len(items)]
 	for i := range items {
 		p, it := &ps[i], &items[i]
-		it.state = slow
-		if it.v.Parse(p.Bytes()) == packet.OK && it.v.Kind == packet.KindFlow && it.v.TTL >= minTTL && p.WireLen() <= maxLen {
-			p.Len = int(it.v.Total)
-			it.state = fast
-		}
-	}
-}
-
-// place is the second half of it: tag, and shard. It returns the set of shards that the packets belong to; those for the
-// slow path are in the shard of their place among the others, or the first.
-func (w *Worker) place(items []item, att *attachment) (shards uint64) {
-	if w.mixed = w.pol.outOf.n > 0 || w.pol.restricted.n > 0 || len(w.e.shards) > 1; w.mixed {
-		return w.placeEach(items, att)
-	}
-	t := w.e.shards[0].t
-	tags := w.tags[:len(items)]
-	for i := range items {
-		it := &items[i]
-		it.shard = 0
 		v := &it.v
+		it.state, it.shard = slow, 0
+		if v.Parse(p.Bytes()) != packet.OK || v.Kind != packet.KindFlow || v.TTL < minTTL || p.WireLen() > maxLen {
+			continue
+		}
+		p.Len = int(v.Total)
+		it.state = fast
+		if w.mixed { // the rest by placeEach
+			continue
+		}
 		if v.Proto == packet.ICMP {
 			it.asked(att.side)
 		}
@@ -100,6 +92,9 @@ func (w *Worker) place(items []item, att *attachment) (shards uint64) {
 		} else {
 			tags[i] = t.InTag(v.Dst, v.Src, v.DstPort, v.Proto)
 		}
+	}
+	if w.mixed {
+		return w.placeEach(items, att)
 	}
 	return 1
 }
@@ -112,7 +107,7 @@ func (it *item) asked(side Side) {
 	}
 }
 
-// placeEach is place where there is more to look at than one table.
+// placeEach is the second half of parse where there is more to look at than one table.
 func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
 	pol, e := w.pol, w.e
 	sharded, inside := len(e.shards) > 1, att.side == Inside
@@ -129,7 +124,6 @@ func (w *Worker) placeEach(items []item, att *attachment) (shards uint64) {
 	}
 	for i := range items {
 		it := &items[i]
-		it.shard = 0
 		v := &it.v
 		if it.state == fast {
 			if pol.restricted.n > 0 && v.Proto == packet.TCP && v.Flags&(packet.SYN|packet.ACK) == packet.SYN {
