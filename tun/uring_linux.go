@@ -312,6 +312,11 @@ func (d *ringDevice) Lend(ps []packet.Packet) (int, error) {
 			err := in.err
 			in.err = nil
 			return 0, err
+		case d.ending.Load() && in.armed: // what the kernel takes until the read has ended is still to be returned
+			if err := d.halt(); err != nil {
+				return 0, d.fault("read", err)
+			}
+			continue
 		case d.ending.Load():
 			return 0, os.ErrClosed
 		}

@@ -253,6 +253,36 @@ func TestRingClose(t *testing.T) {
 	}
 }
 
+// TestRingStopWaiting: a reader that waits, and ends before StopReading comes to end its read, leaves nothing to be taken out of
+// the queue in between, when nobody would return it.
+func TestRingStopWaiting(t *testing.T) {
+	d, far := onSocket(t, 64, 128)
+	ended := make(chan error)
+	go func() {
+		_, err := d.Lend(make([]packet.Packet, 1))
+		ended <- err
+	}()
+	for d.sleeps.Load() == 0 {
+		runtime.Gosched()
+	}
+	// The first half of StopReading.
+	d.ending.Store(true)
+	if err := d.wake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Fatal(err)
+	}
+	number(t, far, 0, 1)
+	if err := d.StopReading(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 10)
+	if n, err := unix.Read(d.fd.fd, b); n < 4 || err != nil || binary.BigEndian.Uint32(b) != 0 {
+		t.Errorf("in the queue: %d bytes, %v", n, err)
+	}
+}
+
 // TestRingStop: what the kernel had taken out of the queue when reading was stopped is still read, and nothing later.
 func TestRingStop(t *testing.T) {
 	d, far := onSocket(t, 64, 128)
