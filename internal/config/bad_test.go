@@ -62,6 +62,13 @@ var bad = []struct {
 	{"backend", minimal + "devices:\n  backend: uring\n", true, []string{
 		`f.yaml:4: devices.backend: "uring" is none of its values: write auto or io_uring or plain`,
 	}},
+	{"no queues", minimal + "devices:\n  queues: 0\n", true, []string{
+		"f.yaml:4: devices.queues: 0 is out of range: write 1, or for more readers a number up to 16",
+	}},
+	{"fewer queues", minimal + "devices:\n  queues: -2\n", true, []string{"f.yaml:4: devices.queues: -2 is out of range"}},
+	{"too many queues", minimal + "devices:\n  queues: 17\n", true, []string{"f.yaml:4: devices.queues: 17 is out of range"}},
+	{"queues in words", minimal + "devices:\n  queues: two\n", true, []string{`f.yaml:4: devices.queues: "two" is not a whole number`}},
+	{"half a queue", minimal + "devices: {queues: 1.5}\n", true, []string{`f.yaml:3: devices.queues: "1.5" is not a whole number`}},
 	{"spin", minimal + "devices:\n  busy_poll: 2ms\n", false, []string{
 		"f.yaml:4: devices.busy_poll: 2ms is out of range: write 0s for off, or a time up to 1ms, such as 50us",
 	}},

@@ -327,6 +327,9 @@ func (c *Config) checkDevices(f *faults) {
 	if d.BusyPoll < 0 || d.BusyPoll > Duration(time.Millisecond) {
 		f.at("devices.busy_poll", "%s is out of range: write 0s for off, or a time up to 1ms, such as 50us", d.BusyPoll)
 	}
+	if d.Queues < 1 || d.Queues > MaxQueues {
+		f.at("devices.queues", "%d is out of range: write 1, or for more readers a number up to %d", d.Queues, MaxQueues)
+	}
 }
 
 func (c *Config) checkControl(f *faults) {

@@ -116,7 +116,12 @@ type Devices struct {
 	Backend Backend `yaml:"backend"`
 	// BusyPoll is how long a reader looks for the next packet before it sleeps; 0 is off.
 	BusyPoll Duration `yaml:"busy_poll"`
+	// Queues is how many queues each interface has, with a reader each: 1 to MaxQueues.
+	Queues int `yaml:"queues"`
 }
+
+// MaxQueues bounds Devices.Queues: there are as many parts of tables as two readers each can use.
+const MaxQueues = 16
 
 // Control is how the gateway is looked at and changed while it runs; replay has none.
 type Control struct {
@@ -377,7 +382,7 @@ func Default(p Profile) *Config {
 			Fragment:   Duration(nat.DefaultFragmentTimeout),
 		},
 		Limits:  Limits{Sessions: 1 << 20},
-		Devices: Devices{Inside: "tg-in", Outside: "tg-out", Backend: BackendAuto},
+		Devices: Devices{Inside: "tg-in", Outside: "tg-out", Backend: BackendAuto, Queues: 1},
 		State:   State{Unusable: StartEmpty},
 	}
 }

@@ -29,6 +29,8 @@ type Interface struct {
 	// Backend is "io_uring" or "plain", as in the configuration. Reason is why it is not io_uring, where that leaves it open.
 	Backend string `json:"backend"`
 	Reason  string `json:"reason,omitempty"`
+	// Queues is how many it has, each with a worker.
+	Queues int `json:"queues"`
 }
 
 // Fault is one thing that is wrong.

@@ -22,7 +22,6 @@ import (
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
-	"github.com/tidegate/tidegate/tun"
 )
 
 // controller answers at the control socket. See package control for what. Whatever clients do, it costs the data path the
@@ -225,7 +224,7 @@ func (c *controller) stats(w http.ResponseWriter, _ *http.Request) {
 		p := &c.l.sides[i]
 		read, write := c.m.dropped(nat.Side(i))
 		s.Devices = append(s.Devices, control.Device{
-			Side: nat.Side(i).String(), Name: p.dev.Name(), ReadPackets: p.readPackets.Load(), ReadBytes: p.readBytes.Load(),
+			Side: nat.Side(i).String(), Name: p.name(), ReadPackets: p.readPackets.Load(), ReadBytes: p.readBytes.Load(),
 			WrotePackets: p.wrotePackets.Load(), WroteBytes: p.wroteBytes.Load(), Refused: p.refused.Load(), Dropped: read + write,
 		})
 	}
@@ -249,9 +248,9 @@ func network() string {
 func statusOf(l *loop, version string, started time.Time, faults []control.Fault) control.Status {
 	s := control.Status{Version: version, Started: started.UTC(), Network: network(), Healthy: len(faults) == 0, Faults: append([]control.Fault{}, faults...)}
 	for i := range l.sides {
-		if o, ok := l.sides[i].dev.(tun.Observed); ok {
-			io := o.Stats()
-			d := control.Interface{Name: o.Name(), Side: nat.Side(i).String(), Backend: backend(io)}
+		p := &l.sides[i]
+		if io, ok := p.stats(); ok {
+			d := control.Interface{Name: p.name(), Side: nat.Side(i).String(), Backend: backend(io), Queues: len(p.queues)}
 			if io.Why != nil {
 				d.Reason = io.Why.Error()
 			}

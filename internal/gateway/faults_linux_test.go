@@ -35,6 +35,15 @@ func (g *instance) lines(text string) (n int) {
 // untranslated, a connection that was open goes on, and the log has two lines for each time.
 func TestDeleted(t *testing.T) {
 	t.Parallel()
+	for _, queues := range []int{1, 4} {
+		t.Run(fmt.Sprintf("queues=%d", queues), func(t *testing.T) {
+			t.Parallel()
+			testDeleted(t, queues)
+		})
+	}
+}
+
+func testDeleted(t *testing.T, queues int) {
 	b := newBed(t)
 	echoTCP(t, b.net, "198.51.100.1:7")
 	sink, err := b.net.ListenPacket("udp", "198.51.100.1:9")
@@ -42,7 +51,7 @@ func TestDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sink.Close()
-	g := b.start()
+	g := b.startQueues(queues, "")
 	wire := b.watch()
 	s := b.send()
 	c := dial(t, b.pc, "198.51.100.1:7")
@@ -74,7 +83,19 @@ func TestDeleted(t *testing.T) {
 		if !c.echo("still there", 20*time.Second) {
 			t.Fatalf("after %q the connection is gone\n%s", tt.text, g.text())
 		}
+		b.hasQueues(queues, "after "+tt.text)
 		b.healthy()
+	}
+	for side, name := range map[string]string{"inside": "tg-in", "outside": "tg-out"} {
+		was := b.queues(queues, side, "read")
+		for range 16 {
+			if c := dial(t, b.pc, "198.51.100.1:7"); !c.echo("a new one", 20*time.Second) {
+				t.Fatal("a new connection fails")
+			}
+		}
+		if n := used(was, b.queues(queues, side, "read")); len(n) < min(queues, 2) {
+			t.Errorf("of %s the queues %v are used", name, n)
+		}
 	}
 	s.more(t, 500)
 	s.stop()

@@ -69,8 +69,8 @@ func newFaultyWires(t *testing.T) *faultyWires {
 	t.Helper()
 	f := &faultyWires{}
 	f.wires = newWiresWith(t, func(l *loop) {
-		f.in, f.out = &tuntest.Faulty{Device: l.sides[nat.Inside].dev}, &tuntest.Faulty{Device: l.sides[nat.Outside].dev}
-		l.sides[nat.Inside].dev, l.sides[nat.Outside].dev = f.in, f.out
+		f.in, f.out = &tuntest.Faulty{Device: l.sides[nat.Inside].queues[0].dev}, &tuntest.Faulty{Device: l.sides[nat.Outside].queues[0].dev}
+		l.sides[nat.Inside].queues[0].dev, l.sides[nat.Outside].queues[0].dev = f.in, f.out
 		j, log := newJournal()
 		f.log, l.book = j, newBook(log, l.clock)
 	})
@@ -230,7 +230,7 @@ func TestLoopWriteFaults(t *testing.T) {
 			defer far.Close()
 			defer dev.Close()
 			faulty := &tuntest.Faulty{Device: dev}
-			l := newLoop(nil, dev, faulty)
+			l := newLoop(nil).join(dev, faulty)
 			var now time.Duration
 			l.clock = func() time.Duration { return now }
 			j, log := newJournal()
@@ -239,14 +239,14 @@ func TestLoopWriteFaults(t *testing.T) {
 			ps := []packet.Packet{datagram(t, "10.0.0.1:1", "10.0.0.2:2"), datagram(t, "10.0.0.1:1", "10.0.0.2:2")}
 			faulty.OnWrite(tt.write)
 			for range refusedMany { // at once: a queue that is full
-				l.write(p, ps)
+				l.write(nat.Outside, 0, ps)
 			}
 			if got := control.Lines(l.book.complete(nil)); got != "ok" {
 				t.Errorf("for a moment: %s", got)
 			}
 			now += refusedLong
 			for range 1000 {
-				l.write(p, ps)
+				l.write(nat.Outside, 0, ps)
 			}
 			got := control.Lines(l.book.complete(nil))
 			if !strings.HasPrefix(got, "interface out takes no packets: ") || !strings.Contains(got, tt.text) {
@@ -258,12 +258,12 @@ func TestLoopWriteFaults(t *testing.T) {
 			faulty.OnWrite(func(ps []packet.Packet) (int, error) { // half of them
 				return 1, &tun.WriteError{Refused: 1, First: syscall.ENOBUFS}
 			})
-			l.write(p, ps)
+			l.write(nat.Outside, 0, ps)
 			if got := control.Lines(l.book.complete(nil)); got != "ok" || p.refused.Load() != 2*(refusedMany+1000)+1 {
 				t.Errorf("when it takes some: %s, %d refused", got, p.refused.Load())
 			}
 			faulty.OnWrite(nil)
-			l.write(p, ps)
+			l.write(nat.Outside, 0, ps)
 			if all := j.lines(""); len(all) != 2 || len(j.lines("no longer: interface out takes no packets")) != 1 {
 				t.Errorf("the log:\n%s", strings.Join(all, "\n"))
 			}
@@ -276,11 +276,11 @@ func TestLoopWriteGone(t *testing.T) {
 	for _, err := range []error{tun.ErrGone, tun.ErrDown, os.ErrClosed} {
 		dev, far := tuntest.Pipe(tuntest.Options{})
 		defer far.Close()
-		l := newLoop(nil, dev, &broken{Device: dev, writeErr: err})
+		l := newLoop(nil).join(dev, &broken{Device: dev, writeErr: err})
 		var now time.Duration
 		l.clock = func() time.Duration { now += refusedLong; return now }
 		for range 2 * refusedMany {
-			l.write(&l.sides[nat.Outside], []packet.Packet{datagram(t, "10.0.0.1:1", "10.0.0.2:2")})
+			l.write(nat.Outside, 0, []packet.Packet{datagram(t, "10.0.0.1:1", "10.0.0.2:2")})
 		}
 		if got := control.Lines(l.book.complete(nil)); got != "ok" {
 			t.Errorf("%v: %s", err, got)
@@ -308,9 +308,9 @@ func TestSlot(t *testing.T) {
 	var places *slot
 	first := &tuntest.Faulty{}
 	w := newWiresWith(t, func(l *loop) {
-		first.Device = l.sides[nat.Outside].dev
+		first.Device = l.sides[nat.Outside].queues[0].dev
 		places = newSlot(first, func() { lost.Add(1) })
-		l.sides[nat.Outside].dev = places
+		l.sides[nat.Outside].queues[0].dev = places
 	})
 	f := &faultyWires{wires: w}
 	f.passes(t)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/control"
+	"github.com/tidegate/tidegate/nat"
 )
 
 // A gateway that starts where one runs takes over from it. They talk over the control socket:
@@ -73,6 +75,18 @@ const (
 	fdMetrics = "metrics"
 )
 
+// queueName is the name of the descriptor of a queue: the first has that of its side.
+func queueName(side, number int) string {
+	name := []string{nat.Inside: fdInside, nat.Outside: fdOutside}[side]
+	if number > 0 {
+		name += "-" + strconv.Itoa(number)
+	}
+	return name
+}
+
+// maxDescriptors come with an offer at most: queues, state, control socket, metrics listener.
+const maxDescriptors = 2*config.MaxQueues + 3
+
 // errHandedOver is the cause of the end of a gateway that another process takes over.
 var errHandedOver = errors.New("another process takes over")
 
@@ -105,7 +119,16 @@ func (g *giver) may(r *request) error {
 		return fmt.Errorf("the gateway that runs has the interfaces %s and %s: to take over, the names have to be the same; otherwise stop it first",
 			g.devices.Inside, g.devices.Outside)
 	}
-	return nil
+	return otherQueues(g.devices.Queues, max(r.Devices.Queues, 1)) // older ones have one and do not say so
+}
+
+// otherQueues says why a gateway does not take over from one with another number of queues, or nil.
+func otherQueues(has, wants int) error {
+	if has == wants {
+		return nil
+	}
+	return fmt.Errorf("the gateway that runs has devices.queues: %d, which cannot become %d while it runs: stop it and start again, which its connections survive",
+		has, wants)
 }
 
 // handover is POST /v1/handover.
@@ -307,7 +330,7 @@ type rightsReader struct {
 }
 
 func (r *rightsReader) Read(b []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(16*4))
+	oob := make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	n, m, _, _, err := r.conn.ReadMsgUnix(b, oob) // close-on-exec, by package net
 	if m > 0 {
 		all, perr := unix.ParseSocketControlMessage(oob[:m])
@@ -326,6 +349,17 @@ func (r *rightsReader) Read(b []byte) (int, error) {
 		err = io.EOF
 	}
 	return n, err
+}
+
+// queues is how many queues of each interface are offered: of the one that has fewer, if they differ.
+func (t *taker) queues() int {
+	for n := 0; ; n++ {
+		for side := range 2 {
+			if _, ok := t.fds[queueName(side, n)]; !ok {
+				return n
+			}
+		}
+	}
 }
 
 // fetch is a descriptor of the offer, which is the caller's then; -1 is none.

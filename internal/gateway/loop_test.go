@@ -61,7 +61,7 @@ func newWiresWith(t testing.TB, change func(*loop)) *wires {
 	}
 	in, inFar := tuntest.Pipe(tuntest.Options{Name: "in"})
 	out, outFar := tuntest.Pipe(tuntest.Options{Name: "out"})
-	w := &wires{loop: newLoop(engine, in, out), inside: inFar, outside: outFar, config: c}
+	w := &wires{loop: newLoop(engine).join(in, out), inside: inFar, outside: outFar, config: c}
 	w.clock = func() time.Duration { return uptime() + time.Duration(w.asleep.Load()) }
 	change(w.loop)
 	ended := make(chan error, 1)
@@ -240,7 +240,7 @@ func TestLoopError(t *testing.T) {
 	defer far.Close()
 	out, outFar := tuntest.Pipe(tuntest.Options{Name: "out"})
 	defer outFar.Close()
-	l := newLoop(w.engine, in, &broken{Device: out, readErr: tun.ErrGone})
+	l := newLoop(w.engine).join(in, &broken{Device: out, readErr: tun.ErrGone})
 	err := l.run()
 	if err == nil || !strings.HasPrefix(err.Error(), "interface out was deleted by somebody else: ") {
 		t.Errorf("run: %v", err)
@@ -261,9 +261,9 @@ func TestWriteErrors(t *testing.T) {
 		{&tun.WriteError{Refused: 1, First: tuntest.ErrFull}, 1},
 		{tun.ErrDown, 2},
 	} {
-		l := newLoop(nil, dev, &broken{Device: dev, writeErr: tt.err})
+		l := newLoop(nil).join(dev, &broken{Device: dev, writeErr: tt.err})
 		p := &l.sides[nat.Outside]
-		l.write(p, ps)
+		l.write(nat.Outside, 0, ps)
 		if got := p.refused.Load(); got != tt.want {
 			t.Errorf("%v: %d refused, want %d", tt.err, got, tt.want)
 		}
@@ -441,11 +441,11 @@ func TestLoopAllocates(t *testing.T) {
 	}
 	dev, _ := tuntest.Pipe(tuntest.Options{})
 	src := &source{Device: dev, p: datagram(t, "10.0.1.10:5000", "198.51.100.1:53")}
-	l := newLoop(w.engine, src, &source{Device: dev})
+	l := newLoop(w.engine).join(src, &source{Device: dev})
 	allocs := func(batches int) float64 {
 		return testing.AllocsPerRun(5, func() {
 			src.left = batches
-			if err := l.pump(nat.Inside); err != nil {
+			if err := l.pump(nat.Inside, 0); err != nil {
 				t.Fatal(err)
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,6 @@ import (
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/control"
 	"github.com/tidegate/tidegate/nat"
-	"github.com/tidegate/tidegate/tun"
 )
 
 // machine is what metrics ask the machine for; a *system is one.
@@ -66,6 +66,7 @@ var metrics = []struct {
 	{"nat_emitted_total", "Packets that the gateway made: ICMP errors, RSTs.", nil},
 	{"nat_icmp_suppressed_total", "ICMP errors that the rate limit kept back.", nil},
 	{"nat_device_packets_total", "Packets of an interface, as on a wire.", []string{"device", "op"}},
+	{"nat_device_queue_packets_total", "Packets of a queue of an interface, since the process began.", []string{"device", "queue", "op"}},
 	{"nat_device_bytes_total", "Bytes of IP packets of an interface.", []string{"device", "op"}},
 	{"nat_device_refused_total", "Packets that an interface did not take.", []string{"device"}},
 	{"nat_device_read_errors_total", "Reads of an interface that failed.", []string{"device"}},
@@ -167,8 +168,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter("nat_device_refused_total", p.refused.Load(), side)
 		counter("nat_device_read_errors_total", p.readErrors.Load(), side)
 		counter("nat_bytes_total", p.passedBytes.Load(), directions[s])
-		if o, ok := p.dev.(tun.Observed); ok {
-			io := o.Stats()
+		for i, q := range p.queues {
+			counter("nat_device_queue_packets_total", q.readPackets.Load(), side, strconv.Itoa(i), "read")
+			counter("nat_device_queue_packets_total", q.wrotePackets.Load(), side, strconv.Itoa(i), "write")
+		}
+		if io, ok := p.stats(); ok {
 			gauge("nat_device_backend_info", 1, side, backend(io))
 			counter("nat_device_sleeps_total", io.Sleeps, side)
 			counter("nat_device_exhausted_total", io.Exhausted, side)

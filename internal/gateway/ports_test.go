@@ -122,7 +122,7 @@ func TestFrequent(t *testing.T) {
 func TestMetricNames(t *testing.T) {
 	want := strings.Fields(`nat_bytes_total nat_checksum_errors_total nat_config_last_reload_successful
 		nat_config_reload_success_timestamp_seconds nat_device_backend_info nat_device_bytes_total nat_device_dropped_total
-		nat_device_exhausted_total nat_device_packets_total nat_device_read_errors_total nat_device_refused_total nat_device_sleeps_total nat_drops_total nat_emitted_total nat_endpoint_port_saturation_ratio nat_fault_active
+		nat_device_exhausted_total nat_device_packets_total nat_device_queue_packets_total nat_device_read_errors_total nat_device_refused_total nat_device_sleeps_total nat_drops_total nat_emitted_total nat_endpoint_port_saturation_ratio nat_fault_active
 		nat_fault_repairs_total nat_faults_total nat_fragments_total nat_healthy
 		nat_icmp_errors_translated_total nat_icmp_suppressed_total nat_mappings nat_monitor_resyncs_total nat_packets_total nat_pool_ports_limit
 		nat_pool_ports_used nat_port_alloc_failures_total nat_ports_quarantined nat_sessions nat_sessions_created_total
@@ -135,7 +135,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s: %q is no sentence", m.name, m.help)
 		}
 		for _, l := range m.labels {
-			if !slices.Contains([]string{"reason", "proto", "dir", "verdict", "result", "checksum", "limit", "device", "op", "fault", "pool", "backend"}, l) {
+			if !slices.Contains([]string{"reason", "proto", "dir", "verdict", "result", "checksum", "limit", "device", "op", "fault", "pool", "backend", "queue"}, l) {
 				t.Errorf("%s: label %s: are its values few words of the code?", m.name, l)
 			}
 		}

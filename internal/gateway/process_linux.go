@@ -56,7 +56,7 @@ func newProcess(ctx context.Context, o Options, nl *netlink.Handle) (g *process,
 	g.named.State.File = cmp.Or(o.State, g.named.State.File)
 	_, g.sizes = o.Config.Compile()
 	g.policy = policyOf(o.Config)
-	g.sizes.Shards = 4 // for the three goroutines of the loop
+	g.sizes.Shards = shards(o.Config)
 	if g.named.SocketPath() != "" {
 		g.sizes.Events = eventsKept
 	}
@@ -75,6 +75,21 @@ func newProcess(ctx context.Context, o Options, nl *netlink.Handle) (g *process,
 		defer state.Close()
 	}
 	return g, g.memory.find(state)
+}
+
+// shards is how many parts the tables have: a power of two that is more than the workers of the loop, but no more than a block of
+// ports can be dealt to.
+func shards(c *config.Config) int {
+	n := 4
+	for n <= 2*c.Devices.Queues {
+		n *= 2
+	}
+	if b := c.Outside.PortBlock; b > 0 {
+		for n > 4 && b < 4*n {
+			n /= 2
+		}
+	}
+	return n
 }
 
 // findRunning asks a gateway that runs here to hand over, if there is one and that is wanted.
@@ -108,6 +123,9 @@ func (g *process) findRunning(ctx context.Context) error {
 
 // rehearse adopts the records of the gateway that runs, while it runs, for nothing but to know that it can be done.
 func (g *process) rehearse() error {
+	if err := otherQueues(g.taker.queues(), g.named.Devices.Queues); err != nil {
+		return fmt.Errorf("%w (%w)", ErrRunning, err)
+	}
 	if g.memory.path == "" && g.named.State.File == config.NoState {
 		g.memory.log.Info("taking over for the last time: there is to be no state (state.file)")
 	}
@@ -148,6 +166,24 @@ func (g *process) fetch(name string) int {
 	fd := g.kept[name]
 	delete(g.kept, name)
 	return fd
+}
+
+// fetchQueues are the descriptors of the queues of a side that fetch has. Where the service manager has not as many as there are to
+// be, it is to forget them: what it is given next replaces those of the same name alone.
+func (g *process) fetchQueues(side nat.Side) (fds []int) {
+	var names []string
+	for i := range config.MaxQueues {
+		name := queueName(int(side), i)
+		if fd := g.fetch(name); fd > 0 {
+			fds, names = append(fds, fd), append(names, name)
+		}
+	}
+	if g.taker == nil && len(fds) != g.named.Devices.Queues {
+		for _, name := range names {
+			_ = g.manager.Forget(name)
+		}
+	}
+	return fds
 }
 
 // listenControl listens at the control socket, or goes on listening where the process before does; nil is none.
@@ -265,11 +301,11 @@ func (g *process) supervise(ctx context.Context, s *system, l *loop, r *reloader
 			defer t.Stop()
 			watchdog = t.C
 		}
-		var seen [3]uint64
+		seen := map[*turns]uint64{}
 		for {
 			select {
 			case <-watchdog:
-				if l.stuck(&seen) {
+				if l.stuck(seen) {
 					log.Error("the data path stands still: the service manager is not told that all is well")
 				} else {
 					tell(g.manager.Alive())
@@ -298,17 +334,29 @@ func (g *process) keep(s *system) error {
 		}
 		fds[fdState] = fd
 	}
-	for name, fd := range fds {
-		if err := g.manager.Keep(name, fd); err != nil {
-			return err
+	// What there is no room for is not kept: the state matters most.
+	for _, name := range g.keptNames() {
+		if fd, ok := fds[name]; ok {
+			if err := g.manager.Keep(name, fd); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+// keptNames are the names of what the service manager may keep.
+func (g *process) keptNames() []string {
+	names := []string{fdState}
+	for i := range g.named.Devices.Queues {
+		names = append(names, queueName(0, i), queueName(1, i))
+	}
+	return names
+}
+
 // forget has the service manager keep nothing.
 func (g *process) forget() {
-	for _, name := range []string{fdState, fdInside, fdOutside} {
+	for _, name := range g.keptNames() {
 		_ = g.manager.Forget(name) // it closes them anyway when the service is stopped
 	}
 }

@@ -92,20 +92,20 @@ func (g *process) run(ctx context.Context) (err error) {
 		socket.Leave(false) // it is ours alone
 	}
 	// Its devices come later: the counters are where the records are.
-	l := newLoop(engine, nil, nil)
+	l := newLoop(engine)
 	l.base, l.counts, l.book = 0, g.sizes.FlowCounters, b // the clock of the records
 	if s.restore, err = g.memory.settle(l); err != nil {
 		return err
 	}
-	s.given, s.persist = [2]int{g.fetch(fdInside), g.fetch(fdOutside)}, g.memory.file != nil
+	s.given, s.persist = [2][]int{g.fetchQueues(nat.Inside), g.fetchQueues(nat.Outside)}, g.memory.file != nil
 	if s.persist {
 		s.remember = g.memory.remember
 	}
 	if err := s.setUp(); err != nil {
 		return err
 	}
-	for side := range l.sides {
-		l.sides[side].dev = s.tuns[side]
+	for i := range s.devices.Queues {
+		l.join(s.tuns[nat.Inside][i], s.tuns[nat.Outside][i])
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -228,8 +228,8 @@ func (s *system) report(o Options) {
 	c := o.Config
 	o.Log.Info("forwarding", "inside", join(s.plan.inside), "outside", join(s.plan.external), "static", len(c.Static),
 		"forwards", len(c.Forwards), "profile", string(c.Profile))
-	io := s.tuns[nat.Inside].Stats()
-	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu, "backend", backend(io))
+	io := s.tuns[nat.Inside][0].Stats()
+	o.Log.Info("interfaces are up", "inside", s.devices.Inside, "outside", s.devices.Outside, "mtu", s.mtu, "backend", backend(io), "queues", s.devices.Queues)
 	if io.Why != nil {
 		o.Log.Info("io_uring is not used: packets cost more", "reason", io.Why)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/tidegate/tidegate/tun"
 )
 
-// slot is a tun.Device whose interface may be deleted and made again. Then Read waits until there is another one, and
+// slot is a tun.Device, a queue, whose interface may be deleted and made again. Then Read waits until there is another one, and
 // what is written meanwhile is refused.
 type slot struct {
 	name string
@@ -58,6 +58,15 @@ func (s *slot) put(dev tun.Device) error {
 	err := old.Close()
 	close(old.left)
 	return err
+}
+
+// put makes the queues of an interface those that the slots have.
+func put(slots []*slot, devs []tun.Device) error {
+	var errs []error
+	for i, d := range devs {
+		errs = append(errs, slots[i].put(d))
+	}
+	return errors.Join(errs...)
 }
 
 func (s *slot) Name() string      { return s.name }

@@ -66,7 +66,7 @@ func TestWire(t *testing.T) {
 				}
 			}
 			g := b.start("--metrics", metricsAddr, "--config", configFile(t, plainFile+"devices: {backend: "+backend+"}\n"))
-			b.reads(g, backend)
+			b.reads(g, backend, 1)
 			b.soak()
 		})
 	}
@@ -90,8 +90,8 @@ func (b *bed) needsIOURing() {
 	}
 }
 
-// reads checks that the gateway says everywhere that it reads packets that way.
-func (b *bed) reads(g *instance, backend string) {
+// reads checks that the gateway says everywhere that it reads packets that way, with so many queues.
+func (b *bed) reads(g *instance, backend string, queues int) {
 	b.t.Helper()
 	if want := `"backend":"` + backend + `"`; !strings.Contains(g.text(), want) {
 		b.t.Errorf("the log has no %s:\n%s", want, g.text())
@@ -106,7 +106,7 @@ func (b *bed) reads(g *instance, backend string) {
 	if err := json.Unmarshal([]byte(out), &s); err != nil || exit != 0 {
 		b.t.Fatalf("status: exit %d, %v\n%s", exit, err, out)
 	}
-	want := []control.Interface{{Name: "tg-in", Side: "inside", Backend: backend}, {Name: "tg-out", Side: "outside", Backend: backend}}
+	want := []control.Interface{{Name: "tg-in", Side: "inside", Backend: backend, Queues: queues}, {Name: "tg-out", Side: "outside", Backend: backend, Queues: queues}}
 	if !slices.Equal(s.Interfaces, want) {
 		b.t.Errorf("status has %+v", s.Interfaces)
 	}

@@ -169,7 +169,7 @@ func (m *memory) engine(sizes nat.Config, p *nat.Policy, now time.Duration) (e *
 		} else if err != nil {
 			return nil, refused(err)
 		} else {
-			m.tell(&a)
+			m.tell(&a, sizes.Shards)
 			return e, nil
 		}
 	}
@@ -269,7 +269,7 @@ func refused(err error) error {
 	return refusal{err}
 }
 
-func (m *memory) tell(a *nat.Adoption) {
+func (m *memory) tell(a *nat.Adoption, shards int) {
 	from := m.old
 	if from == nil {
 		from = m.file
@@ -280,6 +280,10 @@ func (m *memory) tell(a *nat.Adoption) {
 	}
 	m.log.Info("adopted", "sessions", a.Sessions, "quarantined", a.Quarantined, "expired", a.Expired, "cut", a.Cut, "torn", a.Torn,
 		"no_room", a.NoRoom, "age", a.Age.Round(time.Millisecond).String(), "configuration", configuration)
+	if a.Shards < shards {
+		m.log.Info("the tables stay in as few parts as those of the last run, so that the workers of several queues wait for each other more often; "+
+			"gateway teardown before a start ends that, and the connections", "parts", a.Shards, "wanted", shards)
+	}
 }
 
 // settle puts a new file in its place, gives up the old one, and has the loop count where the records are. From here on a

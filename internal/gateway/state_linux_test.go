@@ -40,7 +40,7 @@ func life(t *testing.T, text string) (m *memory, l *loop, log string, err error)
 	if err != nil {
 		return m, nil, b.String(), err
 	}
-	l = newLoop(e, nil, nil)
+	l = newLoop(e)
 	l.base = 0
 	if _, err := m.settle(l); err != nil {
 		t.Fatal(err)
@@ -140,22 +140,27 @@ func TestMemoryRoom(t *testing.T) {
 
 // TestStuck: a goroutine of the loop in the middle of something twice is stuck, one that waits is not.
 func TestStuck(t *testing.T) {
-	var l loop
-	var seen [3]uint64
+	l := newLoop(nil).join(nil, nil).join(nil, nil)
+	first, second := &l.sides[nat.Inside].queues[0].turns, &l.sides[nat.Outside].queues[1].turns
+	seen := map[*turns]uint64{}
 	for i, step := range []struct {
 		do   func()
 		want bool
 	}{
 		{func() {}, false},
-		{func() { l.turns[1].begin() }, false}, // it has only just begun
+		{func() { second.begin() }, false}, // it has only just begun
 		{func() {}, true},
-		{func() { l.turns[1].end() }, false},
-		{func() { l.turns[1].begin(); l.turns[1].end(); l.turns[1].begin() }, false},
-		{func() { l.turns[1].end(); l.turns[1].begin() }, false}, // another one
+		{func() { second.end() }, false},
+		{func() { second.begin(); second.end(); second.begin() }, false},
+		{func() { second.end(); second.begin() }, false}, // another one
+		{func() {}, true},
+		{func() { first.begin(); first.end() }, true}, // of others is not its
+		{func() { second.end() }, false},
+		{func() { l.timers.begin() }, false},
 		{func() {}, true},
 	} {
 		step.do()
-		if got := l.stuck(&seen); got != step.want {
+		if got := l.stuck(seen); got != step.want {
 			t.Errorf("step %d: stuck %v", i, got)
 		}
 	}

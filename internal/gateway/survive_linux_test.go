@@ -3,6 +3,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -28,9 +29,18 @@ func setting(t *testing.T, name string, short int) int {
 
 // TestKillUnderTraffic: the gateway is killed at random moments, in the middle of a start too, and started again, and then
 // upgraded, while many connections go on. None breaks, no byte is wrong or lost, no datagram is corrupt or goes to another,
-// no external port changes its owner. TIDEGATE_FLOWS, TIDEGATE_KILLS and TIDEGATE_UPGRADES make it long.
+// no external port changes its owner. It is so with one queue and with several. TIDEGATE_FLOWS, TIDEGATE_KILLS and TIDEGATE_UPGRADES make it long.
 func TestKillUnderTraffic(t *testing.T) {
 	t.Parallel()
+	for _, queues := range []int{1, 4} {
+		t.Run(fmt.Sprintf("queues=%d", queues), func(t *testing.T) {
+			t.Parallel()
+			killUnderTraffic(t, queues)
+		})
+	}
+}
+
+func killUnderTraffic(t *testing.T, queues int) {
 	flows, kills, upgrades := setting(t, "TIDEGATE_FLOWS", 100), setting(t, "TIDEGATE_KILLS", 10), setting(t, "TIDEGATE_UPGRADES", 5)
 	b := newBed(t)
 	// Each start has another way to read its devices than the one before, where the kernel has both.
@@ -38,7 +48,7 @@ func TestKillUnderTraffic(t *testing.T) {
 	begin := func(run func(...string) *instance) *instance {
 		starts++
 		backend := []string{"auto", "plain"}[starts%2]
-		return run("--config", configFile(t, plainFile+"devices: {backend: "+backend+"}\n"), "--metrics", metricsAddr)
+		return run("--config", configFile(t, fmt.Sprintf("%sdevices: {backend: %s, queues: %d}\n", plainFile, backend, queues)), "--metrics", metricsAddr)
 	}
 	g := begin(b.start)
 	wire := b.watch()

@@ -27,19 +27,19 @@ type system struct {
 	plan     plan
 	devices  config.Devices
 	mtu      int
-	self     netip.Addr // source of the errors that the kernel sends to external addresses
-	index    [2]int     // of the TUNs, by nat.Side
-	tuns     [2]*slot
+	self     netip.Addr   // source of the errors that the kernel sends to external addresses
+	index    [2]int       // of the TUNs, by nat.Side
+	tuns     [2][]*slot   // by their queues
 	external []netip.Addr // plan.external, one by one
 	answered []answered
 	arp      int // a socket to announce with, which needs a capability to open only; 0 is none
 	restore  []sysctl
 	// remember leaves restore for the next owner of the state; nil without state.
 	remember func([]sysctl) error
-	// persist has the TUNs outlive the process; given are descriptors of their queues from another one, 0 for none.
+	// persist has the TUNs outlive the process; given are descriptors of their queues from another one.
 	persist bool
-	given   [2]int
-	// reopened is called when there is another queue of a TUN; nil for nobody.
+	given   [2][]int
+	// reopened is called when there are other queues of a TUN; nil for nobody.
 	reopened func()
 	// calls are for the goroutine that follows the machine; stopped is closed when it takes no more.
 	calls   chan func()
@@ -144,13 +144,15 @@ var (
 )
 
 func (s *system) openTUN(side int, name string) (err error) {
-	dev, err := s.attach(side, name)
+	devs, err := s.attach(side, name)
 	if err != nil {
 		return err
 	}
 	if s.tuns[side] == nil {
-		s.tuns[side] = newSlot(dev, func() { s.notice(ownChange | machineChange) })
-	} else if err := s.tuns[side].put(dev); err != nil {
+		for _, d := range devs {
+			s.tuns[side] = append(s.tuns[side], newSlot(d, func() { s.notice(ownChange | machineChange) }))
+		}
+	} else if err := put(s.tuns[side], devs); err != nil {
 		return err
 	} else if s.reopened != nil {
 		s.reopened()

@@ -20,29 +20,113 @@ import (
 // with them stay their addresses, and the routes and rules that lead to them. While nobody has their queues, the kernel
 // drops what is for them; with a descriptor in the hands of the service manager, or of the next process, it waits.
 
-// attach opens a TUN, or goes on with the queue that another process had.
-func (s *system) attach(side int, name string) (d tun.Device, err error) {
-	if fd := s.given[side]; fd > 0 {
-		s.given[side] = 0
-		if d, err = tun.FromFD(fd, s.tunOptions(name)); err == nil && d.Name() != name {
-			err = errors.Join(errors.New("it is another interface now"), d.Close())
+// attach opens the queues of a TUN, or goes on with those that another process had. On an error none is open.
+func (s *system) attach(side int, name string) (ds []tun.Device, err error) {
+	fds := s.given[side]
+	s.given[side] = nil
+	if len(fds) > 0 {
+		if ds, err = s.goOn(fds, name); err != nil {
+			return nil, err
 		}
 	}
-	if d == nil || err != nil { // of an interface that was deleted, or renamed
-		if d, err = tun.Open(s.tunOptions(name)); err != nil {
+	if ds == nil {
+		ds, err = tun.OpenQueues(s.tunOptions(name))
+		if errors.Is(err, unix.EINVAL) { // it may be of the other kind
+			if err = s.discardLeft(name, err); err == nil {
+				ds, err = tun.OpenQueues(s.tunOptions(name))
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 	// Whatever it was before.
-	if err := persistent(d, s.persist); err != nil {
-		return nil, errors.Join(fmt.Errorf("interface %s: %w", name, err), d.Close())
+	if err := persistent(ds[0], s.persist); err != nil {
+		return nil, errors.Join(fmt.Errorf("interface %s: %w", name, err), closeQueues(ds))
 	}
-	return d, nil
+	return ds, nil
+}
+
+// goOn makes devices of descriptors, which it owns. There are none, and no error, if the interface was deleted or renamed, or has
+// not as many queues as it is to have; then it is deleted, since whoever gave them may still hold others, which nobody would read.
+func (s *system) goOn(fds []int, name string) (ds []tun.Device, err error) {
+	is, multi := kindOf(fds[0])
+	if is == name && (len(fds) != s.devices.Queues || multi != (s.devices.Queues > 1)) {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		s.book.log.Warn("the service manager kept another number of queues of an interface than it is to have (devices.queues; "+
+			"FileDescriptorStoreMax has to be twice as many and one): it is made anew, without the packets that waited",
+			"interface", name, "kept", len(fds), "queues", s.devices.Queues)
+		return nil, s.discardKept(name)
+	}
+	for i, fd := range fds {
+		d, err := tun.FromFD(fd, s.tunOptions(name))
+		if err == nil {
+			ds = append(ds, d)
+		}
+		if err != nil || d.Name() != name {
+			for _, fd := range fds[i+1:] {
+				_ = unix.Close(fd)
+			}
+			_ = closeQueues(ds) // there is nothing to be had of it
+			return nil, nil
+		}
+	}
+	return ds, nil
+}
+
+// kindOf says which interface a descriptor is of, "" for none, and whether that can have several queues.
+func kindOf(fd int) (name string, multi bool) {
+	r, err := unix.NewIfreq("")
+	if err != nil || unix.IoctlIfreq(fd, unix.TUNGETIFF, r) != nil {
+		return "", false
+	}
+	return r.Name(), r.Uint16()&unix.IFF_MULTI_QUEUE != 0
+}
+
+// discardKept deletes a TUN whoever holds queues of it.
+func (s *system) discardKept(name string) error {
+	link, err := s.nl.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	return deleteLink(s.nl, link)
+}
+
+// discardLeft deletes a TUN that a gateway with another kind of queues has left here, if nobody has it. If it is somebody else's,
+// the error is why.
+func (s *system) discardLeft(name string, why error) error {
+	rules, err := ourRules(s.nl)
+	if err != nil {
+		return err
+	}
+	left, err := leftTUNs(s.nl, rules)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(left, func(l netlink.Link) bool { return l.Attrs().Name == name })
+	if at < 0 {
+		return why
+	}
+	s.book.log.Info("an interface of the last run is made anew, since it is to have another number of queues", "interface", name, "queues", s.devices.Queues)
+	return deleteLink(s.nl, left[at])
+}
+
+func closeQueues(ds []tun.Device) error {
+	var errs []error
+	for _, d := range ds {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // tunOptions are those of the TUN name.
 func (s *system) tunOptions(name string) tun.Options {
-	o := tun.Options{Name: name, Spin: time.Duration(s.devices.BusyPoll)}
+	o := tun.Options{Name: name, Spin: time.Duration(s.devices.BusyPoll), Queues: s.devices.Queues}
 	switch s.devices.Backend {
 	case config.BackendIOURing:
 		o.Backend = tun.BackendURing
@@ -94,9 +178,27 @@ func (s *system) clearAway() error {
 
 // deleteTUNs deletes the TUNs that rules name, if nobody has them, but for those that are to stay.
 func deleteTUNs(nl *netlink.Handle, rules map[ruleKey]netlink.Rule, stay ...string) error {
+	left, err := leftTUNs(nl, rules)
+	if err != nil {
+		return err
+	}
+	for _, link := range left {
+		name := link.Attrs().Name
+		if slices.Contains(stay, name) {
+			continue
+		}
+		if err := deleteLink(nl, link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftTUNs are the TUNs that rules name and nobody has.
+func leftTUNs(nl *netlink.Handle, rules map[ruleKey]netlink.Rule) (left []netlink.Link, err error) {
 	for k := range rules {
 		inside := k.priority == ruleAnswers && k.iif != "lo"
-		if !inside && k.priority != rulePassed || slices.Contains(stay, k.iif) {
+		if !inside && k.priority != rulePassed {
 			continue
 		}
 		link, err := nl.LinkByName(k.iif)
@@ -104,14 +206,19 @@ func deleteTUNs(nl *netlink.Handle, rules map[ruleKey]netlink.Rule, stay ...stri
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("interface %s: %w", k.iif, err)
+			return nil, fmt.Errorf("interface %s: %w", k.iif, err)
 		}
-		if !isTUN(link) || link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
-			continue
+		if isTUN(link) && link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
+			left = append(left, link)
 		}
-		if err := nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("delete interface %s: %w", k.iif, err)
-		}
+	}
+	return left, nil
+}
+
+// deleteLink deletes an interface, if nobody else has by now.
+func deleteLink(nl *netlink.Handle, link netlink.Link) error {
+	if err := nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete interface %s: %w", link.Attrs().Name, err)
 	}
 	return nil
 }
@@ -142,11 +249,14 @@ func isTUN(l netlink.Link) bool { _, ok := l.(*netlink.Tuntap); return ok }
 // queues are descriptors of the queues of both TUNs, by name; the caller closes them.
 func (s *system) queues() (fds map[string]int, err error) {
 	fds = map[string]int{}
-	for side, name := range []string{fdInside, fdOutside} {
-		if fds[name], err = s.tuns[side].Descriptor(); err != nil {
-			delete(fds, name)
-			closeAll(fds)
-			return nil, err
+	for side, slots := range s.tuns {
+		for i, d := range slots {
+			fd, err := d.Descriptor()
+			if err != nil {
+				closeAll(fds)
+				return nil, err
+			}
+			fds[queueName(side, i)] = fd
 		}
 	}
 	return fds, nil
@@ -161,8 +271,8 @@ func closeAll(fds map[string]int) {
 // leave lets go of everything and changes nothing: the next process goes on with it.
 func (s *system) leave() error {
 	var errs []error
-	for _, d := range s.tuns {
-		if d != nil {
+	for _, slots := range s.tuns {
+		for _, d := range slots {
 			errs = append(errs, d.Close())
 		}
 	}

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -138,6 +140,22 @@ func TestUpgradeRefused(t *testing.T) {
 // askToTake is another process up to the point where it would take over.
 func (b *bed) askToTake() net.Conn {
 	b.t.Helper()
+	c, r, status := b.ask()
+	if !strings.Contains(status, " 101 ") {
+		b.t.Fatal(status)
+	}
+	for s := ""; !strings.HasPrefix(s, "{"); { // the offer; its descriptors end here
+		var err error
+		if s, err = r.ReadString('\n'); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// ask asks to take over, in the words of a process of the first version; the status is a line.
+func (b *bed) ask() (c net.Conn, r *bufio.Reader, status string) {
+	b.t.Helper()
 	c, err := net.Dial("unix", b.socket)
 	if err != nil {
 		b.t.Fatal(err)
@@ -154,17 +172,11 @@ func (b *bed) askToTake() net.Conn {
 		b.t.Fatal(err)
 	}
 	fmt.Fprintf(c, "POST /v1/handover HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	r := bufio.NewReader(c)
-	status, err := r.ReadString('\n')
-	if err != nil || !strings.Contains(status, " 101 ") {
-		b.t.Fatalf("%q, %v", status, err)
+	r = bufio.NewReader(c)
+	if status, err = r.ReadString('\n'); err != nil {
+		b.t.Fatal(err)
 	}
-	for s := ""; !strings.HasPrefix(s, "{"); { // the offer; its descriptors end here
-		if s, err = r.ReadString('\n'); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-	return c
+	return c, r, status
 }
 
 // TestUpgradeChanges: another configuration is taken over with the connections that it allows: other tables, another place
@@ -297,9 +309,18 @@ func TestUnusableState(t *testing.T) {
 }
 
 // TestServiceManager: it is told what there is to tell, keeps the queues and the memory, and gets it all back: what was sent
-// while no process was there is answered.
+// while no process was there is answered. If it kept another number of queues than there are to be, the interfaces are made anew.
 func TestServiceManager(t *testing.T) {
 	t.Parallel()
+	for _, queues := range []int{1, 4} {
+		t.Run(fmt.Sprintf("queues=%d", queues), func(t *testing.T) {
+			t.Parallel()
+			testServiceManager(t, queues)
+		})
+	}
+}
+
+func testServiceManager(t *testing.T, queues int) {
 	b := newBed(t)
 	echoUDP(t, b.net, "198.51.100.1:7")
 	at := filepath.Join(t.TempDir(), "notify")
@@ -308,7 +329,7 @@ func TestServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer manager.Close()
-	kept := map[string]*os.File{}
+	kept, room := map[string]*os.File{}, 1000
 	hear := func(until string) {
 		t.Helper()
 		for {
@@ -319,7 +340,11 @@ func TestServiceManager(t *testing.T) {
 				t.Fatalf("the service manager waits for %s: %v", until, err)
 			}
 			text := string(buf[:n])
-			if name, ok := strings.CutPrefix(text, "FDSTORE=1\nFDNAME="); ok {
+			if name, ok := strings.CutPrefix(text, "FDSTOREREMOVE=1\nFDNAME="); ok && kept[name] != nil {
+				_ = kept[name].Close()
+				delete(kept, name)
+			}
+			if name, ok := strings.CutPrefix(text, "FDSTORE=1\nFDNAME="); ok && len(kept) < room {
 				all, err := unix.ParseSocketControlMessage(oob[:m])
 				if err != nil {
 					t.Fatal(err)
@@ -328,15 +353,16 @@ func TestServiceManager(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				kept[name] = os.NewFile(uintptr(fds[0]), name)
-				t.Cleanup(func() { _ = kept[name].Close() })
+				f := os.NewFile(uintptr(fds[0]), name)
+				kept[name] = f
+				t.Cleanup(func() { _ = f.Close() })
 			}
 			if strings.HasPrefix(text, until) {
 				return
 			}
 		}
 	}
-	serve := func() *instance {
+	serve := func(queues int) *instance {
 		t.Helper()
 		var names []string
 		var files []*os.File
@@ -349,15 +375,24 @@ func TestServiceManager(t *testing.T) {
 			c.Path, c.ExtraFiles = "/bin/sh", files
 			c.Env = append(os.Environ(), "NOTIFY_SOCKET="+at, "WATCHDOG_USEC=300000", "FDSTORE=3",
 				fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
-		}, append([]string{"--state", "memfd"}, plain...)...)
+		}, "--state", "memfd", "--metrics", metricsAddr, "--config", configFile(t, withQueues(queues, "")))
+		hear("READY=1\nSTATUS=forwarding 10.0.0.0/16 by 203.0.113.1") // it may have more to say before than the socket holds
 		g.started()
-		hear("READY=1\nSTATUS=forwarding 10.0.0.0/16 by 203.0.113.1")
 		return g
 	}
-	g := serve()
-	if len(kept) != 3 || kept["tidegate-state"] == nil || kept["tidegate-inside"] == nil || kept["tidegate-outside"] == nil {
-		t.Fatalf("kept: %v", kept)
+	keeps := func(queues int) {
+		t.Helper()
+		want := []string{"tidegate-inside", "tidegate-outside", "tidegate-state"}
+		for i := 1; i < queues; i++ {
+			want = append(want, fmt.Sprintf("tidegate-inside-%d", i), fmt.Sprintf("tidegate-outside-%d", i))
+		}
+		slices.Sort(want)
+		if got := slices.Sorted(maps.Keys(kept)); !slices.Equal(got, want) {
+			t.Fatalf("kept: %v", got)
+		}
 	}
+	g := serve(queues)
+	keeps(queues)
 	hear("WATCHDOG=1")
 	c, err := b.pc.Dial(t.Context(), "udp", "198.51.100.1:7")
 	if err != nil {
@@ -389,7 +424,7 @@ func TestServiceManager(t *testing.T) {
 	for range 100 {
 		say()
 	}
-	g = serve()
+	g = serve(queues)
 	for i := range 100 {
 		if got := answer(); got != face {
 			t.Fatalf("answer %d is for %s, which was %s", i, got, face)
@@ -404,14 +439,49 @@ func TestServiceManager(t *testing.T) {
 	}
 	hear("STOPPING=1")
 	say()
-	g = serve()
+	g = serve(queues)
 	if got := answer(); got != face {
 		t.Errorf("after SIGUSR2 the internet sees %s, which was %s", got, face)
+	}
+	b.hasQueues(queues, "after all that")
+	const anew = `"msg":"the service manager kept another number of queues`
+	if n := g.lines(anew); n != 0 {
+		t.Errorf("queues that fit are not used:\n%s", g.text())
+	}
+	for _, tt := range []struct {
+		next, room int
+		stop       syscall.Signal
+	}{
+		{5 - queues, 1000, syscall.SIGUSR2}, // the other kind
+		{2, 4, syscall.SIGKILL},             // what is kept of it is not all
+		{2, 1000, syscall.SIGKILL},
+		{3, 1000, syscall.SIGUSR2}, // of the same kind, and the service manager holds the ones that were
+		{queues, 1000, syscall.SIGKILL},
+	} {
+		when := fmt.Sprintf("after %v and a start with %d queues", tt.stop, tt.next)
+		g.stop(tt.stop)
+		room = tt.room
+		g = serve(tt.next)
+		b.hasQueues(tt.next, when)
+		say()
+		if got := answer(); got != face {
+			t.Errorf("%s the internet sees %s, which was %s", when, got, face)
+		}
+		if n := g.lines(anew); n == 0 {
+			t.Errorf("%s:\n%s", when, g.text())
+		}
+		if tt.room >= 1000 {
+			keeps(tt.next)
+		}
+		b.healthy()
 	}
 	if err := g.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
-	hear("FDSTOREREMOVE=1\nFDNAME=tidegate-outside")
+	hear(fmt.Sprintf("FDSTOREREMOVE=1\nFDNAME=tidegate-outside%s", map[int]string{1: "", 4: "-3"}[queues]))
+	if len(kept) > 0 {
+		t.Errorf("in the end it still keeps %v", kept)
+	}
 }
 
 // TestCountersSurvive: no counter steps back when the process is killed or replaced, but for those that are of the process.
@@ -425,7 +495,7 @@ func TestCountersSurvive(t *testing.T) {
 		conn.alive("before")
 	}
 	// As docs/operations.md has it.
-	ofProcess := regexp.MustCompile(`^(nat_tcp_(attempts|established|idle_timeouts)_total|nat_device_(sleeps|exhausted)_total|nat_faults_total|nat_fault_repairs_total|nat_monitor_resyncs_total|go_|process_|promhttp_)`)
+	ofProcess := regexp.MustCompile(`^(nat_tcp_(attempts|established|idle_timeouts)_total|nat_device_(sleeps|exhausted|queue_packets)_total|nat_faults_total|nat_fault_repairs_total|nat_monitor_resyncs_total|go_|process_|promhttp_)`)
 	counters := func() map[string]float64 {
 		t.Helper()
 		body, _, err := get(t, b.gw, "http://"+metricsAddr+"/metrics")
