@@ -31,7 +31,7 @@ type cli struct {
 	Rounds  int           `default:"5" help:"How often each peer is visited."`
 	Window  time.Duration `default:"2s" help:"How long each row is measured, after a warm-up of a quarter of that."`
 	Quick   bool          `help:"About a minute: two rounds, short windows; TCP CRR does not go past the ephemeral range."`
-	Only    []string      `placeholder:"NAME" help:"These peers or rows alone; ${base} is always measured. Peers: ${peers}. Rows: ${rows}."`
+	Only    []string      `placeholder:"NAME" help:"These peers or rows alone; ${base} is always measured. Peers: ${peers}; tidegate-queues only if it is named. Rows: ${rows}."`
 	Gateway string        `placeholder:"FLAGS" help:"More flags for the gateway, in one argument."`
 	Out     string        `default:"sidebyside-out" placeholder:"DIR" help:"Where results.json, table.md, plot.svg and plot.png go."`
 	Render  string        `placeholder:"FILE" help:"Measure nothing: write table and plots of this results.json."`
@@ -126,7 +126,7 @@ func (c *cli) chosen() (ps []peer, rs []row) {
 		}
 	}
 	if !slices.ContainsFunc(peers, func(p peer) bool { return has(p.name) }) {
-		ps = peers
+		ps = slices.DeleteFunc(slices.Clone(peers), func(p peer) bool { return p.extra })
 	}
 	if len(rs) == 0 {
 		rs = rows

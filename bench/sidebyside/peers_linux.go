@@ -28,6 +28,8 @@ import (
 // peer is one way to do a gateway's job.
 type peer struct {
 	name, what string
+	// extra peers are measured only if they are asked for.
+	extra bool
 	// cable says that "in" has a link to "gw"; forward that the kernel of gw forwards from the start.
 	cable, forward bool
 	// prepare builds or finds it, once, and says its version.
@@ -55,6 +57,20 @@ func (w *workshop) build(name, dir string) error {
 		return fmt.Errorf("go build in %s: %w: %s", dir, err, strings.TrimSpace(string(out)))
 	}
 	return nil
+}
+
+// configure builds the gateway and writes a configuration for it, with something said of its devices, which is its version.
+func (w *workshop) configure(file, devices string) (version string, err error) {
+	if err := w.build("gateway", "examples/gateway"); err != nil {
+		return "", err
+	}
+	config := fmt.Sprintf("inside: {prefixes: [%s]}\noutside: {addresses: [%s]}\ndevices: {%s}\n", insideNet, public, devices)
+	return "devices." + strings.Replace(devices, ":", "", 1), os.WriteFile(w.bin(file), []byte(config), 0o644)
+}
+
+// startConfigured starts the gateway with a configuration of configure.
+func (b *bed) startConfigured(w *workshop, file string) error {
+	return b.start(b.forwarderCommand(w.bin("gateway"), "run", "--config", w.bin(file)))
 }
 
 var peers = []peer{
@@ -87,16 +103,13 @@ var peers = []peer{
 	},
 	{
 		name: "tidegate-spin", what: "the gateway of this tree, which looks 100 µs for the next packet before it sleeps", cable: true,
-		prepare: func(w *workshop) (string, error) {
-			if err := w.build("gateway", "examples/gateway"); err != nil {
-				return "", err
-			}
-			config := fmt.Sprintf("inside: {prefixes: [%s]}\noutside: {addresses: [%s]}\ndevices: {busy_poll: 100us}\n", insideNet, public)
-			return "devices.busy_poll 100us", os.WriteFile(w.bin("spin.yaml"), []byte(config), 0o644)
-		},
-		start: func(w *workshop, b *bed) error {
-			return b.start(b.forwarderCommand(w.bin("gateway"), "run", "--config", w.bin("spin.yaml")))
-		},
+		prepare: func(w *workshop) (string, error) { return w.configure("spin.yaml", "busy_poll: 100us") },
+		start:   func(w *workshop, b *bed) error { return b.startConfigured(w, "spin.yaml") },
+	},
+	{
+		name: "tidegate-queues", what: "the gateway of this tree with two queues for each interface, and a thread for each", cable: true, extra: true,
+		prepare: func(w *workshop) (string, error) { return w.configure("queues.yaml", "queues: 2") },
+		start:   func(w *workshop, b *bed) error { return b.startConfigured(w, "queues.yaml") },
 	},
 	{
 		name: "water", what: "this tree's engine over songgao/water: one packet a call, no offload", cable: true, forward: true,
