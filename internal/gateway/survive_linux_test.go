@@ -41,7 +41,11 @@ func TestKillUnderTraffic(t *testing.T) {
 }
 
 func killUnderTraffic(t *testing.T, queues int) {
-	flows, kills, upgrades := setting(t, "TIDEGATE_FLOWS", 100), setting(t, "TIDEGATE_KILLS", 10), setting(t, "TIDEGATE_UPGRADES", 5)
+	short := 10
+	if queues > 1 {
+		short = 4
+	}
+	flows, kills, upgrades := setting(t, "TIDEGATE_FLOWS", 10*short), setting(t, "TIDEGATE_KILLS", short), setting(t, "TIDEGATE_UPGRADES", short/2)
 	b := newBed(t)
 	// Each start has another way to read its devices than the one before, where the kernel has both.
 	starts := 0
