@@ -15,7 +15,7 @@ func TestInlining(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	inlined := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\S*\bbatch\.go:\d+:\d+: inlining call to (\S+)$`).FindAllSubmatch(out, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\S*\b(?:batch|expect)\.go:\d+:\d+: inlining call to (\S+)$`).FindAllSubmatch(out, -1) {
 		inlined[string(m[1])] = true
 	}
 	for _, f := range []string{
